@@ -1,0 +1,1 @@
+"""The contracts of Attention Explorer: what a fingerprint is, how it travels, rests and is classified. No framework."""

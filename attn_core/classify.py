@@ -1,0 +1,278 @@
+"""The served classifier: arrays in, zone, confidence and cluster out.
+
+A point belongs to the cluster of its nearest prototype, if that lies within the cluster's radius; its zone is then the
+cluster's. A point that no cluster claims (`cluster_id` -1) has its zone scored directly by the rules of `attn_core.zones`.
+The raw score of either way is mapped to a confidence by a curve learned on held-out points: among answers near 0.8 about
+80% agree with the offline label. Fitting lives with discovery; this module holds what is needed to serve.
+
+A vector that comes without its companions (`context_len`, `sink_mass`, `periodicity`) is classified under several
+plausible values of them, and the answers averaged: the confidence falls by as much as the unknown matters.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from attn_core.bundle import Bundle
+from attn_core.errors import BundleError
+from attn_core.features import FEATURES_VERSION, NUM_FEATURES, features_from_vectors
+from attn_core.fingerprint import ENTROPY, LAYER_ENTROPY, MASSES
+from attn_core.zones import ZONES, zone_probabilities
+
+NO_CLUSTER = -1
+RULES_CONFIDENCE_CAP = 0.6
+"""Before any calibration the rules' own probability is scaled to at most this: unproven, and saying so."""
+_CHUNK_ROWS = 8192
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+
+
+def cluster_label(cluster_id: int) -> str:
+    """The name a person sees: ``Cluster 3``, or ``Unclustered`` for -1."""
+    return "Unclustered" if cluster_id == NO_CLUSTER else f"Cluster {cluster_id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classified:
+    """Answers for m vectors."""
+
+    zone_index: npt.NDArray[np.int8]
+    """Index into `attn_core.zones.ZONES`: [m]."""
+    confidence: F32
+    """0..1: [m]."""
+    cluster_id: I32
+    """Stable cluster id, -1 where no cluster claims the vector: [m]."""
+
+    def zones(self) -> list[str]:
+        """The zone names, one a vector."""
+        return [ZONES[i] for i in self.zone_index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierArrays:
+    """What ``classifier.npz`` holds: p prototypes of c clusters in the feature space, grouped by cluster."""
+
+    prototypes: F32
+    """[p, 21], rows of one cluster together."""
+    prototype_start: I32
+    """[c], first prototype of each cluster, ascending from 0."""
+    cluster_ids: I32
+    """[c], stable ids, at least 0."""
+    cluster_radius: F32
+    """[c], a point farther than this from every prototype of the cluster is not claimed by it."""
+    cluster_zone: npt.NDArray[np.int8]
+    """[c], index into `ZONES`."""
+    claimed_curve: F32
+    """[2, k], raw score (ascending) to confidence for claimed points."""
+    unclaimed_curve: F32
+    """[2, k], the same for points that no cluster claims."""
+
+    def save(self, path: Path) -> None:
+        """Write as npz; no object arrays, so nothing in it can run code."""
+        np.savez(path, features_version=np.int32(FEATURES_VERSION), zones=json.dumps(ZONES), **vars(self))
+
+    @classmethod
+    def load(cls, path: Path) -> ClassifierArrays:
+        """Read and check; raises `BundleError` where shapes, versions or values do not fit together."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                version, zones = int(file["features_version"]), json.loads(str(file["zones"]))
+                arrays = cls(**{name: file[name] for name in cls.__dataclass_fields__})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{path.name} is not a classifier: {error}") from error
+        if version != FEATURES_VERSION or tuple(zones) != ZONES:
+            raise BundleError(f"{path.name} is of features version {version}; this version reads {FEATURES_VERSION}")
+        arrays.check()
+        return arrays
+
+    def check(self) -> None:
+        """Raise `BundleError` where the arrays contradict one another."""
+        clusters, start = len(self.cluster_ids), self.prototype_start
+        wrong = [
+            self.prototypes.ndim != 2 or self.prototypes.shape[1] != NUM_FEATURES,
+            not (len(start) == len(self.cluster_radius) == len(self.cluster_zone) == clusters),
+            clusters > 0 and (start[0] != 0 or bool((np.diff(start) <= 0).any()) or start[-1] >= len(self.prototypes)),
+            not np.isfinite(self.prototypes).all() or not np.isfinite(self.cluster_radius).all(),
+            bool(((self.cluster_zone < 0) | (self.cluster_zone >= len(ZONES))).any()),
+            any(curve.ndim != 2 or curve.shape[0] != 2 for curve in (self.claimed_curve, self.unclaimed_curve)),
+        ]
+        if any(wrong):
+            raise BundleError(
+                f"the classifier's arrays contradict one another (checks failed: {np.flatnonzero(wrong)})"
+            )
+
+
+def no_clusters() -> ClassifierArrays:
+    """A classifier that claims nothing: the zone rules alone, with their cautious confidence."""
+    cautious = np.array([[0.0, 1.0], [0.0, RULES_CONFIDENCE_CAP]], dtype=np.float32)
+    return ClassifierArrays(
+        prototypes=np.zeros((0, NUM_FEATURES), dtype=np.float32),
+        prototype_start=np.zeros(0, dtype=np.int32),
+        cluster_ids=np.zeros(0, dtype=np.int32),
+        cluster_radius=np.zeros(0, dtype=np.float32),
+        cluster_zone=np.zeros(0, dtype=np.int8),
+        claimed_curve=cautious,
+        unclaimed_curve=cautious,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawScores:
+    """Answers before the confidence curves: what fitting needs to learn them."""
+
+    zone_index: npt.NDArray[np.int8]
+    cluster_id: I32
+    score: F32
+    """0..1, comparable only among claimed points or among unclaimed points."""
+
+
+class Classifier:
+    """Classifies fingerprints with one run's arrays. Immutable, so it may be swapped between two requests."""
+
+    def __init__(self, arrays: ClassifierArrays, *, run_id: str | None) -> None:
+        self.arrays = arrays
+        self.run_id = run_id
+        self._half_norms = 0.5 * (arrays.prototypes.astype(np.float32) ** 2).sum(axis=1)
+
+    @classmethod
+    def rules(cls) -> Classifier:
+        """The classifier before the first discovery run."""
+        return cls(no_clusters(), run_id=None)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> Classifier:
+        """The classifier of a verified bundle; raises `BundleError`."""
+        return cls(ClassifierArrays.load(bundle.path / "classifier.npz"), run_id=bundle.run_id)
+
+    def classify(
+        self,
+        vectors: npt.NDArray[np.floating],
+        *,
+        context_len: npt.NDArray[np.integer] | None = None,
+        sink_mass: npt.NDArray[np.floating] | None = None,
+        periodicity: npt.NDArray[np.floating] | None = None,
+    ) -> Classified:
+        """Zone, confidence and cluster of float [m, 20]. Companions are arrays [m], or None where unknown."""
+        rows = np.asarray(vectors, dtype=np.float32)
+        if context_len is not None and sink_mass is not None and periodicity is not None:
+            raw = self.raw(rows, context_len=context_len, sink_mass=sink_mass, periodicity=periodicity)
+            return Classified(zone_index=raw.zone_index, confidence=self._confidence(raw), cluster_id=raw.cluster_id)
+        return self._average(rows, context_len=context_len, sink_mass=sink_mass, periodicity=periodicity)
+
+    def raw(
+        self,
+        vectors: npt.NDArray[np.floating],
+        *,
+        context_len: npt.NDArray[np.integer],
+        sink_mass: npt.NDArray[np.floating],
+        periodicity: npt.NDArray[np.floating],
+    ) -> RawScores:
+        """Zone, cluster and uncalibrated score of float [m, 20] with all companions known, [m] each."""
+        rows = np.asarray(vectors, dtype=np.float32)
+        by_rules = zone_probabilities(rows, context_len=context_len, sink_mass=sink_mass, periodicity=periodicity)
+        zone_index = by_rules.argmax(axis=1).astype(np.int8)
+        score = by_rules.max(axis=1)
+        cluster_id = np.full(len(rows), NO_CLUSTER, dtype=np.int32)
+        if len(self.arrays.cluster_ids):
+            features = features_from_vectors(rows, context_len=context_len, sink_mass=sink_mass)
+            for start in range(0, len(rows), _CHUNK_ROWS):
+                part = slice(start, start + _CHUNK_ROWS)
+                self._claim(features[part], zone_index[part], score[part], cluster_id[part])
+        return RawScores(zone_index=zone_index, cluster_id=cluster_id, score=score)
+
+    def _claim(self, features: F32, zone_index: npt.NDArray[np.int8], score: F32, cluster_id: I32) -> None:
+        """Overwrite, in place, the answers of the rows that a cluster claims."""
+        arrays = self.arrays
+        # |x - y|^2 / 2 = |x|^2 / 2 + |y|^2 / 2 - x.y: one matrix product for all prototypes.
+        half = self._half_norms - features @ arrays.prototypes.T
+        nearest = np.minimum.reduceat(half, arrays.prototype_start, axis=1)  # [m, c]
+        nearest += 0.5 * (features**2).sum(axis=1, keepdims=True)
+        distance = np.sqrt(np.maximum(2.0 * nearest, 0.0))
+        best = distance.argmin(axis=1)
+        every = np.arange(len(features))
+        first = distance[every, best]
+        radius = arrays.cluster_radius[best]
+        claimed = first <= radius
+        zone_index[claimed] = arrays.cluster_zone[best[claimed]]
+        cluster_id[claimed] = arrays.cluster_ids[best[claimed]]
+        # Deep inside its cluster and far from every cluster of another zone scores 1; at either border 0.
+        rival = np.where(arrays.cluster_zone[None, :] != arrays.cluster_zone[best][:, None], distance, np.inf).min(
+            axis=1
+        )
+        inside = 1.0 - first / np.maximum(radius, 1e-9)
+        apart = np.where(np.isfinite(rival), (rival - first) / np.maximum(rival + first, 1e-9), 1.0)
+        score[claimed] = np.clip(np.minimum(inside, apart), 0.0, 1.0)[claimed]
+
+    def _confidence(self, raw: RawScores) -> F32:
+        claimed = np.interp(raw.score, *self.arrays.claimed_curve)
+        unclaimed = np.interp(raw.score, *self.arrays.unclaimed_curve)
+        return np.where(raw.cluster_id == NO_CLUSTER, unclaimed, claimed).astype(np.float32)
+
+    def _average(
+        self,
+        rows: F32,
+        *,
+        context_len: npt.NDArray[np.integer] | None,
+        sink_mass: npt.NDArray[np.floating] | None,
+        periodicity: npt.NDArray[np.floating] | None,
+    ) -> Classified:
+        every = np.arange(len(rows))
+        zone_weight = np.zeros((len(rows), len(ZONES)), dtype=np.float64)
+        answers = []
+        for assumed in _plausible(rows, context_len=context_len, sink_mass=sink_mass, periodicity=periodicity):
+            raw = self.raw(
+                rows, context_len=assumed.context_len, sink_mass=assumed.sink_mass, periodicity=assumed.periodicity
+            )
+            zone_weight[every, raw.zone_index] += assumed.weight * self._confidence(raw)
+            answers.append((assumed.weight, raw))
+        zone_index = zone_weight.argmax(axis=1).astype(np.int8)
+        # The cluster is that of the weightiest assumption that agrees with the zone.
+        cluster_id = np.full(len(rows), NO_CLUSTER, dtype=np.int32)
+        best = np.zeros(len(rows))
+        for weight, raw in answers:
+            better = (raw.zone_index == zone_index) & (weight > best)
+            cluster_id[better], best[better] = raw.cluster_id[better], weight
+        confidence = zone_weight[every, zone_index].astype(np.float32)
+        return Classified(zone_index=zone_index, confidence=confidence, cluster_id=cluster_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Assumed:
+    weight: float
+    context_len: npt.NDArray[np.integer]
+    sink_mass: npt.NDArray[np.floating]
+    periodicity: npt.NDArray[np.floating]
+
+
+def _plausible(
+    rows: F32,
+    *,
+    context_len: npt.NDArray[np.integer] | None,
+    sink_mass: npt.NDArray[np.floating] | None,
+    periodicity: npt.NDArray[np.floating] | None,
+) -> list[_Assumed]:
+    """Values that the missing companions could have, with weights that sum to 1.
+
+    The context must be long enough for the vector's entropies (n >= e^H) and for the farthest distance class that holds
+    mass; the sink can hold at most the mass of that class, which is where position 0 lies.
+    """
+    least = np.exp(np.maximum(rows[:, ENTROPY], rows[:, LAYER_ENTROPY].max(axis=1)))
+    masses = rows[:, MASSES]
+    farthest = np.where(masses[:, 2] > 1e-4, 2, np.where(masses[:, 1] > 1e-4, 1, 0))
+    least = np.maximum(least, np.array([5, 16, 128])[farthest])
+    far_mass = masses[np.arange(len(rows)), farthest].astype(np.float64)
+    options = [_Assumed(weight=1.0, context_len=np.zeros(0, np.int64), sink_mass=far_mass, periodicity=far_mass)]
+    lengths = [context_len] if context_len is not None else [np.ceil(least * k).astype(np.int64) for k in (1.0, 3.0)]
+    options = [replace(o, weight=o.weight / len(lengths), context_len=n) for o in options for n in lengths]
+    sinks = [(1.0, sink_mass)] if sink_mass is not None else [(0.6, 0.8 * far_mass), (0.4, 0.2 * far_mass)]
+    options = [replace(o, weight=o.weight * w, sink_mass=s) for o in options for w, s in sinks]
+    if periodicity is not None:
+        periods: list[tuple[float, npt.NDArray[np.floating]]] = [(1.0, periodicity)]
+    else:
+        periods = [(w, np.full(len(rows), value)) for w, value in ((0.5, 0.1), (0.3, 0.2), (0.2, 0.4))]
+    return [replace(o, weight=o.weight * w, periodicity=p) for o in options for w, p in periods]

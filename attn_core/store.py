@@ -1,0 +1,330 @@
+"""The SQLite store: opening it, writing batches and reading windows. Schema and meanings are in ``schema.sql``.
+
+One writer, any number of readers (WAL). Functions that write do not commit: the caller decides what one transaction is.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from attn_core.classify import Classified
+from attn_core.errors import SchemaMismatch, StoreError
+from attn_core.fingerprint import DIM
+from attn_core.wire import vectors_from_rows
+
+STORE_VERSION = 1
+HOUR_US = 3_600_000_000
+BUSY_TIMEOUT_MS = 5_000
+
+STORED = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("request_id", pa.string(), nullable=False),
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("captured_at_us", pa.int64(), nullable=False),
+        pa.field("model_id", pa.string()),
+        pa.field("token_id", pa.int32()),
+        pa.field("token_text", pa.string()),
+        pa.field("vector", pa.list_(pa.float32(), DIM), nullable=False),
+        pa.field("context_len", pa.int32()),
+        pa.field("sink_mass", pa.float32()),
+        pa.field("prompt_mass", pa.float32()),
+        pa.field("periodicity", pa.float32()),
+        pa.field("zone", pa.string()),
+        pa.field("cluster_id", pa.int32()),
+    ]
+)
+"""What `read_fingerprints` gives, and what the hour's Parquet file holds."""
+
+
+def schema_sql() -> str:
+    """The text of ``schema.sql``."""
+    return resources.files("attn_core").joinpath("schema.sql").read_text(encoding="utf-8")
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The read-write connection; the file and its tables are made where missing.
+
+    Raises `StoreError` where the file is no database, damaged, read-only or locked for longer than 5 s, and
+    `SchemaMismatch` where it is of another version.
+    """
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None)
+        try:
+            _check_version(connection, path, allow_empty=True)
+            if not _is_current(connection):
+                connection.executescript(schema_sql())
+            connection.execute("PRAGMA journal_mode = WAL")
+            # NORMAL can lose the last commits to a power cut, after they were acknowledged: FULL cannot.
+            connection.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise StoreError(_explain(path, error)) from error
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A read-only connection that may be used from any one thread at a time. Raises as `open_writer` does."""
+    if not path.exists():
+        raise StoreError(f"no database at {path}: start the sidecar, or run sqlite3 {path} < schema.sql")
+    try:
+        connection = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro",
+            uri=True,
+            timeout=BUSY_TIMEOUT_MS / 1000,
+            check_same_thread=False,
+            isolation_level=None,
+        )
+        try:
+            _check_version(connection, path, allow_empty=False)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise StoreError(_explain(path, error)) from error
+    return connection
+
+
+def _is_current(connection: sqlite3.Connection) -> bool:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0]) == STORE_VERSION
+
+
+def _check_version(connection: sqlite3.Connection, path: Path, *, allow_empty: bool) -> None:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version == STORE_VERSION:
+        return
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if version == 0 and allow_empty and not tables:
+        return
+    if version == 0:
+        raise SchemaMismatch(f"{path} is not a fingerprint database: run sqlite3 {path} < schema.sql, or name another")
+    raise SchemaMismatch(
+        f"{path} has schema version {version}; this version of Attention Explorer reads {STORE_VERSION}: "
+        "use the version that wrote it, or start a new file"
+    )
+
+
+def _explain(path: Path, error: sqlite3.Error) -> str:
+    hint = {
+        "SQLITE_CANTOPEN": "check that the folder exists and may be written",
+        "SQLITE_NOTADB": "the file is no SQLite database: name another with --db",
+        "SQLITE_READONLY": "the file or its folder is read-only: change its permissions",
+        "SQLITE_BUSY": "another process holds the write lock: stop it, or try again",
+        "SQLITE_CORRUPT": "the file is damaged: sqlite3 FILE .recover writes what can be saved",
+        "SQLITE_FULL": "the disk is full: free some space",
+    }.get(getattr(error, "sqlite_errorname", ""), "see the message")
+    return f"database {path} cannot be used: {error} ({hint})"
+
+
+_INSERT = """
+INSERT INTO fingerprints (request_id, step, captured_at_us, stored_at_us, model_id, token_id, token_text, vector,
+    context_len, sink_mass, prompt_mass, periodicity, topk_positions, topk_probs, residual_mass,
+    zone, zone_confidence, cluster_id, classified_run_id)
+VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+ON CONFLICT (request_id, step) DO NOTHING
+"""
+
+
+def insert_fingerprints(
+    connection: sqlite3.Connection,
+    rows: pa.RecordBatch,
+    *,
+    model_id: str | None,
+    stored_at_us: int,
+    classified: Classified | None = None,
+    run_id: str | None = None,
+) -> int:
+    """Insert rows of `attn_core.wire.FINGERPRINTS`; those whose (request_id, step) is held already are left as they are.
+
+    Returns how many were new. Columns other than the five that identify and measure (request_id, step, captured_at_us,
+    vector) may hold nulls.
+    """
+    count = rows.num_rows
+    vectors = np.ascontiguousarray(vectors_from_rows(rows), dtype="<f4").tobytes()
+    size = DIM * 4
+    nothing: Sequence[Any] = [None] * count
+    zones, confidences, clusters = nothing, nothing, nothing
+    if classified is not None:
+        zones, confidences = classified.zones(), classified.confidence.tolist()
+        clusters = classified.cluster_id.tolist()
+
+    def column(name: str) -> list[Any]:
+        return rows.column(name).to_pylist()  # type: ignore[no-any-return]
+
+    values: Iterable[tuple[Any, ...]] = zip(
+        column("request_id"),
+        column("step"),
+        column("captured_at_us"),
+        [stored_at_us] * count,
+        [model_id] * count,
+        column("token_id"),
+        column("token_text"),
+        [vectors[i * size : (i + 1) * size] for i in range(count)],
+        column("context_len"),
+        column("sink_mass"),
+        column("prompt_mass"),
+        column("periodicity"),
+        _blobs(rows.column("topk_positions"), "<i4"),
+        _blobs(rows.column("topk_probs"), "<f4"),
+        column("residual_mass"),
+        zones,
+        confidences,
+        clusters,
+        [run_id] * count,
+        strict=True,
+    )
+    before = connection.total_changes
+    connection.executemany(_INSERT, values)
+    return connection.total_changes - before
+
+
+def _blobs(column: pa.ListArray, dtype: str) -> list[bytes | None]:
+    """One little-endian blob a row of a list column, None for a null row."""
+    if column.null_count == len(column):
+        return [None] * len(column)
+    width = np.dtype(dtype).itemsize
+    data = np.ascontiguousarray(column.values.to_numpy(zero_copy_only=False), dtype=dtype).tobytes()
+    offsets = column.offsets.to_numpy().astype(np.int64) * width
+    present = column.is_valid().to_numpy(zero_copy_only=False)
+    return [data[a:b] if ok else None for a, b, ok in zip(offsets[:-1], offsets[1:], present, strict=True)]
+
+
+def upsert_requests(connection: sqlite3.Connection, rows: pa.RecordBatch, *, model_id: str) -> None:
+    """Merge rows of `attn_core.wire.REQUESTS` into `requests`: a start and an end, in either order, make one row."""
+    for row in rows.to_pylist():
+        started = row["event"] == "started"
+        ids = row["prompt_token_ids"]
+        texts = row["prompt_token_texts"]
+        connection.execute(
+            """
+            INSERT INTO requests (request_id, model_id, started_at_us, ended_at_us, prompt_len, prompt_token_ids,
+                prompt_token_texts, prompt_spans, sampling_params, num_output_tokens, finish_reason)
+            VALUES (?,?,?,?,?,?,?,?,?,?,?)
+            ON CONFLICT (request_id) DO UPDATE SET
+                started_at_us = coalesce(excluded.started_at_us, started_at_us),
+                ended_at_us = coalesce(excluded.ended_at_us, ended_at_us),
+                prompt_len = coalesce(excluded.prompt_len, prompt_len),
+                prompt_token_ids = coalesce(excluded.prompt_token_ids, prompt_token_ids),
+                prompt_token_texts = coalesce(excluded.prompt_token_texts, prompt_token_texts),
+                prompt_spans = coalesce(excluded.prompt_spans, prompt_spans),
+                sampling_params = coalesce(excluded.sampling_params, sampling_params),
+                num_output_tokens = coalesce(excluded.num_output_tokens, num_output_tokens),
+                finish_reason = coalesce(excluded.finish_reason, finish_reason)
+            """,
+            (
+                row["request_id"],
+                model_id,
+                row["at_us"] if started else None,
+                None if started else row["at_us"],
+                row["prompt_len"],
+                None if ids is None else np.asarray(ids, dtype="<i4").tobytes(),
+                None if texts is None else json.dumps(texts, ensure_ascii=False),
+                row["prompt_spans"],
+                row["sampling_params"],
+                row["num_output_tokens"],
+                row["finish_reason"],
+            ),
+        )
+
+
+def record_source(
+    connection: sqlite3.Connection, *, source_id: bytes, model_id: str, seq: int, dropped: int, at_us: int
+) -> None:
+    """Remember how far a source has come and what it had to drop."""
+    connection.execute(
+        """
+        INSERT INTO ingest_sources (source_id, model_id, last_seq, dropped, first_seen_us, last_seen_us)
+        VALUES (?, ?, ?, ?, ?, ?)
+        ON CONFLICT (source_id) DO UPDATE SET
+            last_seq = max(last_seq, excluded.last_seq),
+            dropped = max(dropped, excluded.dropped),
+            last_seen_us = excluded.last_seen_us
+        """,
+        (source_id, model_id, seq, dropped, at_us, at_us),
+    )
+
+
+def read_fingerprints(
+    connection: sqlite3.Connection, *, start_us: int, end_us: int, limit: int | None = None
+) -> pa.Table:
+    """The fingerprints captured in [start_us, end_us), by capture instant: a table of `STORED`."""
+    cursor = connection.execute(
+        f"SELECT {', '.join(STORED.names)} FROM fingerprints "  # noqa: S608 - our own column names
+        "WHERE captured_at_us >= ? AND captured_at_us < ? ORDER BY captured_at_us, id LIMIT ?",
+        (start_us, end_us, -1 if limit is None else limit),
+    )
+    batches = []
+    vector_at = STORED.names.index("vector")
+    while chunk := cursor.fetchmany(65_536):
+        columns: list[Any] = list(zip(*chunk, strict=True))
+        flat = np.frombuffer(b"".join(columns[vector_at]), dtype="<f4")
+        arrays = [
+            pa.FixedSizeListArray.from_arrays(pa.array(flat), DIM)
+            if field.name == "vector"
+            else pa.array(columns[i], type=field.type)
+            for i, field in enumerate(STORED)
+        ]
+        batches.append(pa.RecordBatch.from_arrays(arrays, schema=STORED))
+    return pa.Table.from_batches(batches, schema=STORED)
+
+
+def hours_with_rows_after(connection: sqlite3.Connection, *, after_id: int) -> list[tuple[int, int, int]]:
+    """The capture hours of rows that arrived after `after_id`: (hour start in UTC us, new rows, highest id), by hour."""
+    return connection.execute(
+        "SELECT captured_at_us / ? * ? AS hour_us, count(*), max(id) FROM fingerprints WHERE id > ? "
+        "GROUP BY hour_us ORDER BY hour_us",
+        (HOUR_US, HOUR_US, after_id),
+    ).fetchall()
+
+
+def max_id(connection: sqlite3.Connection) -> int:
+    """The id of the newest row, 0 in an empty store."""
+    return int(connection.execute("SELECT coalesce(max(id), 0) FROM fingerprints").fetchone()[0])
+
+
+_RUN_COLUMNS = (
+    "run_id", "status", "started_at_us", "ended_at_us", "window_start_us", "window_end_us", "num_fingerprints",
+    "num_clusters", "noise_share", "parameters", "metrics", "error",
+)  # fmt: skip
+
+
+def record_run(connection: sqlite3.Connection, run: Mapping[str, Any]) -> None:
+    """Insert or update a row of `discovery_runs`; `parameters` and `metrics` are mappings, the rest as in the schema."""
+    unknown = set(run) - set(_RUN_COLUMNS)
+    if unknown:
+        raise StoreError(f"unknown run fields {sorted(unknown)}: valid are {list(_RUN_COLUMNS)}")
+    values = [
+        json.dumps(run[name], sort_keys=True) if name in ("parameters", "metrics") and run.get(name) is not None
+        else run.get(name)
+        for name in _RUN_COLUMNS
+    ]  # fmt: skip
+    updates = ", ".join(f"{name} = coalesce(excluded.{name}, {name})" for name in _RUN_COLUMNS[1:])
+    connection.execute(
+        f"INSERT INTO discovery_runs ({', '.join(_RUN_COLUMNS)}) VALUES ({', '.join('?' * len(_RUN_COLUMNS))}) "  # noqa: S608
+        f"ON CONFLICT (run_id) DO UPDATE SET {updates}",
+        values,
+    )
+
+
+def record_clusters(
+    connection: sqlite3.Connection,
+    run_id: str,
+    *,
+    clusters: Iterable[tuple[int, str, int, str, bytes]],
+    zone_labels: Iterable[tuple[int, str, float, float, str]],
+) -> None:
+    """Write a run's clusters (id, label, size, zone, centroid blob) and zone labels (id, zone, score, margin, evidence)."""
+    connection.executemany("INSERT OR REPLACE INTO clusters VALUES (?,?,?,?,?,?)", [(run_id, *row) for row in clusters])
+    connection.executemany(
+        "INSERT OR REPLACE INTO zone_labels VALUES (?,?,?,?,?,?)", [(run_id, *row) for row in zone_labels]
+    )

@@ -1,0 +1,204 @@
+"""The wire: how fingerprints travel from the model server to the sidecar, and what comes back.
+
+ZMQ ``DEALER`` (model server) to ``ROUTER`` (sidecar). A batch is four frames, an acknowledgement three:
+
+    batch   [b"AFP1", source_id (16 bytes), seq (uint64 little-endian), one Arrow IPC stream]
+    ack     [b"AFP1", source_id,            seq]
+    refusal [b"AFP1", source_id,            seq, reason (UTF-8)]
+
+`source_id` is new for each server process; `seq` counts up from 0 within it. The sidecar acknowledges **after** the
+batch is committed. What is not acknowledged is sent again, in order, after a reconnect: delivered at least once; rows
+are unique by (request_id, step), so stored exactly once. A refusal means that sending the same bytes again is useless.
+
+The Arrow stream holds one record batch of one of two schemas, told apart by the ``kind`` in its metadata: a row a token
+(`FINGERPRINTS`) or a row when a request starts and one when it ends (`REQUESTS`). Privacy mode leaves ids, text and
+positions null. The same column names hold in SQL, Parquet and over HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from attn_core.errors import WireError
+from attn_core.fingerprint import DIM, FINGERPRINT_VERSION
+
+MAGIC = b"AFP1"
+SOURCE_ID_BYTES = 16
+MAX_BATCH_BYTES = 64 << 20
+"""Larger payloads are refused unread."""
+DEFAULT_ADDRESS = "tcp://127.0.0.1:9001"
+"""Where the sidecar listens and the model server publishes, unless told otherwise."""
+
+_SEQ = struct.Struct("<Q")
+
+FINGERPRINTS = pa.schema(
+    [
+        pa.field("request_id", pa.string(), nullable=False),
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("captured_at_us", pa.int64(), nullable=False),
+        pa.field("token_id", pa.int32()),
+        pa.field("token_text", pa.string()),
+        pa.field("vector", pa.list_(pa.float32(), DIM), nullable=False),
+        pa.field("context_len", pa.int32(), nullable=False),
+        pa.field("sink_mass", pa.float32(), nullable=False),
+        pa.field("prompt_mass", pa.float32(), nullable=False),
+        pa.field("periodicity", pa.float32(), nullable=False),
+        pa.field("topk_positions", pa.list_(pa.int32())),
+        pa.field("topk_probs", pa.list_(pa.float32())),
+        pa.field("residual_mass", pa.float32()),
+    ]
+)
+"""A row a token. The top-k columns are null where the request did not ask for its attention tokens."""
+
+REQUESTS = pa.schema(
+    [
+        pa.field("request_id", pa.string(), nullable=False),
+        pa.field("event", pa.string(), nullable=False),  # "started" or "ended"
+        pa.field("at_us", pa.int64(), nullable=False),
+        pa.field("prompt_len", pa.int32(), nullable=False),
+        pa.field("prompt_token_ids", pa.list_(pa.int32())),
+        pa.field("prompt_token_texts", pa.list_(pa.string())),
+        pa.field("prompt_spans", pa.string()),  # JSON [{"message": 0, "role": "user", "start": 3, "end": 17}, ...]
+        pa.field("sampling_params", pa.string()),  # JSON object
+        pa.field("num_output_tokens", pa.int32()),
+        pa.field("finish_reason", pa.string()),
+    ]
+)
+"""A row a request event."""
+
+SCHEMAS: Mapping[str, pa.Schema] = {"fingerprints": FINGERPRINTS, "requests": REQUESTS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceInfo:
+    """What is true of every row of a batch; travels as schema metadata."""
+
+    model_id: str
+    captured_layers: tuple[int, ...]
+    num_heads: int
+    dropped: int = 0
+    """Batches that this source has had to drop so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One decoded message: its place in the source's sequence and its rows."""
+
+    source_id: bytes
+    seq: int
+    kind: str
+    info: SourceInfo
+    rows: pa.RecordBatch
+
+
+def encode_batch(*, kind: str, rows: pa.RecordBatch, source_id: bytes, seq: int, info: SourceInfo) -> list[bytes]:
+    """The four frames of a batch. `rows` has the schema `SCHEMAS[kind]`."""
+    return [MAGIC, source_id, _SEQ.pack(seq), encode_rows(kind=kind, rows=rows, info=info)]
+
+
+def encode_rows(*, kind: str, rows: pa.RecordBatch, info: SourceInfo) -> bytes:
+    """The Arrow IPC stream of a batch, its schema carrying kind, fingerprint version and `info`."""
+    metadata = {
+        "kind": kind,
+        "fingerprint_version": str(FINGERPRINT_VERSION),
+        "model_id": info.model_id,
+        "captured_layers": json.dumps(list(info.captured_layers)),
+        "num_heads": str(info.num_heads),
+        "dropped": str(info.dropped),
+    }
+    schema = SCHEMAS[kind].with_metadata(metadata)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(rows.columns, schema=schema))
+    return bytes(sink.getvalue())
+
+
+def decode_batch(frames: Sequence[bytes]) -> Batch:
+    """The batch in these frames (without the ROUTER's identity frame).
+
+    Raises `WireError`, its `reason` one of ``frames``, ``magic``, ``source``, ``seq``, ``too_large``, ``arrow``,
+    ``metadata``, ``version``, ``kind``, ``schema``, ``null`` or ``event``.
+    """
+    if len(frames) != 4:
+        raise WireError("frames", f"expected 4 frames, got {len(frames)}")
+    magic, source_id, seq_bytes, payload = frames
+    if magic != MAGIC:
+        raise WireError("magic", f"expected magic {MAGIC!r}, got {bytes(magic[:8])!r}")
+    if len(source_id) != SOURCE_ID_BYTES:
+        raise WireError("source", f"a source id has {SOURCE_ID_BYTES} bytes, got {len(source_id)}")
+    if len(seq_bytes) != _SEQ.size:
+        raise WireError("seq", f"a sequence number has {_SEQ.size} bytes, got {len(seq_bytes)}")
+    seq = _SEQ.unpack(seq_bytes)[0]
+    if seq >= 1 << 63:
+        raise WireError("seq", f"sequence number {seq} is past 2^63 - 1")
+    if len(payload) > MAX_BATCH_BYTES:
+        raise WireError("too_large", f"a batch has at most {MAX_BATCH_BYTES} bytes, got {len(payload)}")
+    kind, info, rows = decode_rows(payload)
+    return Batch(source_id=bytes(source_id), seq=seq, kind=kind, info=info, rows=rows)
+
+
+def decode_rows(payload: bytes) -> tuple[str, SourceInfo, pa.RecordBatch]:
+    """Kind, source and rows of one Arrow IPC stream; raises `WireError` as `decode_batch` does."""
+    try:
+        with pa.ipc.open_stream(payload) as reader:
+            metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
+            schema = reader.schema.remove_metadata()
+            rows = reader.read_next_batch()
+            rows.validate(full=True)
+    except (pa.ArrowException, OSError, StopIteration, UnicodeDecodeError, ValueError) as error:
+        raise WireError("arrow", f"not an Arrow IPC stream with one record batch: {error}") from error
+    try:
+        kind = metadata["kind"]
+        version = int(metadata["fingerprint_version"])
+        info = SourceInfo(
+            model_id=metadata["model_id"],
+            captured_layers=tuple(int(layer) for layer in json.loads(metadata["captured_layers"])),
+            num_heads=int(metadata["num_heads"]),
+            dropped=int(metadata.get("dropped", "0")),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise WireError("metadata", f"the schema's metadata lacks or spoils a field: {error!r}") from error
+    if version != FINGERPRINT_VERSION:
+        raise WireError("version", f"fingerprint version {version}; this side speaks {FINGERPRINT_VERSION}")
+    if kind not in SCHEMAS:
+        raise WireError("kind", f"kind {kind!r}; valid are {sorted(SCHEMAS)}")
+    if not schema.equals(SCHEMAS[kind]):
+        raise WireError("schema", f"the columns of a {kind} batch are not those of this version")
+    for field in SCHEMAS[kind]:
+        if not field.nullable and rows.column(field.name).null_count:
+            raise WireError("null", f"column {field.name} holds nulls and must not")
+    if kind == "requests" and not set(rows.column("event").to_pylist()) <= {"started", "ended"}:
+        raise WireError("event", "a request event is 'started' or 'ended'")
+    return kind, info, rows
+
+
+def vectors_from_rows(rows: pa.RecordBatch) -> npt.NDArray[np.float32]:
+    """float32 [m, 20]: the `vector` column without a copy."""
+    column = rows.column("vector")
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float32).reshape(len(column), DIM)
+
+
+def ack_frames(*, source_id: bytes, seq: int) -> list[bytes]:
+    """What the sidecar answers once the batch is committed."""
+    return [MAGIC, source_id, _SEQ.pack(seq)]
+
+
+def refusal_frames(*, source_id: bytes, seq: int, reason: str) -> list[bytes]:
+    """What the sidecar answers to a batch that it can never store."""
+    return [MAGIC, source_id, _SEQ.pack(seq), reason.encode()]
+
+
+def decode_answer(frames: Sequence[bytes]) -> tuple[bytes, int, str | None]:
+    """(source_id, seq, refusal reason or None) of an acknowledgement or refusal."""
+    if len(frames) not in (3, 4) or frames[0] != MAGIC or len(frames[2]) != _SEQ.size:
+        raise WireError("frames", f"not an acknowledgement: {len(frames)} frames")
+    reason = frames[3].decode(errors="replace") if len(frames) == 4 else None
+    return bytes(frames[1]), _SEQ.unpack(frames[2])[0], reason
