@@ -1,9 +1,9 @@
 """The served classifier: arrays in, zone, confidence and cluster out.
 
 A point belongs to the cluster of its nearest prototype, if that lies within the cluster's radius; its zone is then the
-cluster's. A point that no cluster claims (`cluster_id` -1) has its zone scored directly by the rules of `attn_core.zones`.
-The raw score of either way is mapped to a confidence by a curve learned on held-out points: among answers near 0.8 about
-80% agree with the offline label. Fitting lives with discovery; this module holds what is needed to serve.
+cluster's. A point that no cluster claims (`cluster_id` -1) has its zone scored directly by the rules of
+`attn_core.zones`. The raw score of either way is mapped to a confidence by a curve learned on held-out points: among
+answers near 0.8 about 80% agree with the offline label. Fitting lives with discovery; this module serves.
 
 A vector that comes without its companions (`context_len`, `sink_mass`, `periodicity`) is classified under several
 plausible values of them, and the answers averaged: the confidence falls by as much as the unknown matters.

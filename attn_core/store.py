@@ -144,7 +144,7 @@ def insert_fingerprints(
     classified: Classified | None = None,
     run_id: str | None = None,
 ) -> int:
-    """Insert rows of `attn_core.wire.FINGERPRINTS`; those whose (request_id, step) is held already are left as they are.
+    """Insert rows of `attn_core.wire.FINGERPRINTS`; those whose (request_id, step) is held stay as they are.
 
     Returns how many were new. Columns other than the five that identify and measure (request_id, step, captured_at_us,
     vector) may hold nulls.
@@ -279,7 +279,7 @@ def read_fingerprints(
 
 
 def hours_with_rows_after(connection: sqlite3.Connection, *, after_id: int) -> list[tuple[int, int, int]]:
-    """The capture hours of rows that arrived after `after_id`: (hour start in UTC us, new rows, highest id), by hour."""
+    """The capture hours of rows newer than `after_id`: (hour start in UTC us, new rows, highest id), by hour."""
     return connection.execute(
         "SELECT captured_at_us / ? * ? AS hour_us, count(*), max(id) FROM fingerprints WHERE id > ? "
         "GROUP BY hour_us ORDER BY hour_us",
@@ -299,7 +299,7 @@ _RUN_COLUMNS = (
 
 
 def record_run(connection: sqlite3.Connection, run: Mapping[str, Any]) -> None:
-    """Insert or update a row of `discovery_runs`; `parameters` and `metrics` are mappings, the rest as in the schema."""
+    """Insert or update a row of `discovery_runs`; `parameters` and `metrics` are mappings."""
     unknown = set(run) - set(_RUN_COLUMNS)
     if unknown:
         raise StoreError(f"unknown run fields {sorted(unknown)}: valid are {list(_RUN_COLUMNS)}")
@@ -323,7 +323,7 @@ def record_clusters(
     clusters: Iterable[tuple[int, str, int, str, bytes]],
     zone_labels: Iterable[tuple[int, str, float, float, str]],
 ) -> None:
-    """Write a run's clusters (id, label, size, zone, centroid blob) and zone labels (id, zone, score, margin, evidence)."""
+    """Write a run's clusters (id, label, size, zone, centroid) and zone labels (id, zone, score, margin, evidence)."""
     connection.executemany("INSERT OR REPLACE INTO clusters VALUES (?,?,?,?,?,?)", [(run_id, *row) for row in clusters])
     connection.executemany(
         "INSERT OR REPLACE INTO zone_labels VALUES (?,?,?,?,?,?)", [(run_id, *row) for row in zone_labels]

@@ -94,7 +94,8 @@ def zone_probabilities(
     scores = scores / _TEMPERATURE
     scores -= scores.max(axis=1, keepdims=True)
     weights = np.exp(scores)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    probabilities: npt.NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities
 
 
 def _usual_shares(n: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
