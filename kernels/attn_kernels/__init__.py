@@ -1,0 +1,1 @@
+"""Exact attention capture for SGLang: definition, capture, plugin, and a platform for machines without a GPU."""
