@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,7 @@ class ClassifierArrays:
             with np.load(path, allow_pickle=False) as file:
                 version, zones = int(file["features_version"]), json.loads(str(file["zones"]))
                 arrays = cls(**{name: file[name] for name in cls.__dataclass_fields__})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise BundleError(f"{path.name} is not a classifier: {error}") from error
         if version != FEATURES_VERSION or tuple(zones) != ZONES:
             raise BundleError(f"{path.name} is of features version {version}; this version reads {FEATURES_VERSION}")

@@ -34,16 +34,16 @@ CREATE TABLE IF NOT EXISTS fingerprints (
 CREATE INDEX IF NOT EXISTS fingerprints_captured_at ON fingerprints (captured_at_us);
 
 CREATE TABLE IF NOT EXISTS requests (
-    request_id         TEXT PRIMARY KEY,
-    model_id           TEXT,
-    started_at_us      INTEGER,
-    ended_at_us        INTEGER,
+    request_id         TEXT PRIMARY KEY,  -- the id that the OpenAI answer carries
+    model_id           TEXT,  -- the served model's name
+    started_at_us      INTEGER,  -- when its prefill was scheduled
+    ended_at_us        INTEGER,  -- when its last token was made; null while running
     prompt_len         INTEGER,                   -- tokens
     prompt_token_ids   BLOB,                      -- int32[prompt_len] little-endian; null in privacy mode
     prompt_token_texts TEXT,                      -- JSON array of strings; null in privacy mode
     prompt_spans       TEXT,                      -- JSON array of {"message", "role", "start", "end"} in prompt positions
     sampling_params    TEXT,                      -- JSON object
-    num_output_tokens  INTEGER,
+    num_output_tokens  INTEGER,  -- tokens made, those without text included
     finish_reason      TEXT                       -- null while running
 ) STRICT, WITHOUT ROWID;
 
@@ -51,22 +51,22 @@ CREATE INDEX IF NOT EXISTS requests_started_at ON requests (started_at_us);
 
 CREATE TABLE IF NOT EXISTS ingest_sources (
     source_id     BLOB PRIMARY KEY CHECK (length(source_id) = 16),  -- new for each model server process
-    model_id      TEXT,
+    model_id      TEXT,  -- the served model's name
     last_seq      INTEGER NOT NULL,               -- highest batch number committed
     dropped       INTEGER NOT NULL DEFAULT 0,     -- batches that the sender says it had to drop
-    first_seen_us INTEGER NOT NULL,
-    last_seen_us  INTEGER NOT NULL
+    first_seen_us INTEGER NOT NULL,  -- first batch committed
+    last_seen_us  INTEGER NOT NULL  -- latest batch committed
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS discovery_runs (
     run_id           TEXT PRIMARY KEY,            -- UTC instant of its start, as 2026-01-10T04-02-11
-    status           TEXT NOT NULL CHECK (status IN ('running', 'published', 'failed', 'interrupted')),
-    started_at_us    INTEGER NOT NULL,
-    ended_at_us      INTEGER,
-    window_start_us  INTEGER NOT NULL,
+    status           TEXT NOT NULL CHECK (status IN ('running', 'published', 'failed', 'interrupted')),  -- how far it came
+    started_at_us    INTEGER NOT NULL,  -- when discovery began
+    ended_at_us      INTEGER,  -- when it ended, well or not
+    window_start_us  INTEGER NOT NULL,  -- first capture instant looked at
     window_end_us    INTEGER NOT NULL,            -- exclusive
-    num_fingerprints INTEGER,
-    num_clusters     INTEGER,
+    num_fingerprints INTEGER,  -- rows in the window
+    num_clusters     INTEGER,  -- clusters found
     noise_share      REAL,                        -- share of points that no cluster claims
     parameters       TEXT,                        -- JSON object
     metrics          TEXT,                        -- JSON object
@@ -74,19 +74,19 @@ CREATE TABLE IF NOT EXISTS discovery_runs (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS clusters (
-    run_id        TEXT    NOT NULL REFERENCES discovery_runs (run_id),
+    run_id        TEXT    NOT NULL REFERENCES discovery_runs (run_id),  -- the run that found it
     cluster_id    INTEGER NOT NULL,               -- stable across runs
-    cluster_label TEXT    NOT NULL,
+    cluster_label TEXT    NOT NULL,  -- the name a person sees, as Cluster 3
     size          INTEGER NOT NULL,               -- fingerprints in the run's window
-    zone          TEXT    NOT NULL,
+    zone          TEXT    NOT NULL,  -- the zone its members score highest for
     centroid      BLOB    NOT NULL CHECK (length(centroid) = 80),  -- mean fingerprint
     PRIMARY KEY (run_id, cluster_id)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS zone_labels (
-    run_id     TEXT    NOT NULL,
-    cluster_id INTEGER NOT NULL,
-    zone       TEXT    NOT NULL,
+    run_id     TEXT    NOT NULL,  -- the run that labelled it
+    cluster_id INTEGER NOT NULL,  -- stable across runs
+    zone       TEXT    NOT NULL,  -- one of the five; a row each
     score      REAL    NOT NULL,                  -- mean zone probability of the cluster's members
     margin     REAL    NOT NULL,                  -- score minus the runner-up's
     evidence   TEXT    NOT NULL,                  -- JSON object: the zone's features and how they decided
