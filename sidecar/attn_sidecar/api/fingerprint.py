@@ -1,0 +1,92 @@
+"""`POST /fingerprint`: store one fingerprint and classify it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from attn_core.bundle import SCHEMA_VERSION
+from attn_sidecar.api.bodies import FingerprintBody, question_from_body, read_body
+from attn_sidecar.api.endpoint import Endpoint, json_response
+from attn_sidecar.manifold import Manifold
+from attn_sidecar.store.jobs import PostedFingerprint, Stored
+from attn_sidecar.store.writer import Writer
+
+
+class FingerprintAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """201 where it is new; 200 with `stored` false where (request_id, step) was held already and stays as it is."""
+
+    stored: bool
+    request_id: str
+    step: int
+    manifold: Manifold
+    schema_version: int
+    run_id: str | None
+
+
+def endpoints(writer: Writer, *, now_us: Callable[[], int]) -> list[Endpoint]:
+    """The endpoint, storing through this writer."""
+    decoder = msgspec.json.Decoder(FingerprintBody)
+
+    async def add_fingerprint(request: Request) -> Response:
+        body = await read_body(request, decoder)
+        stored = await _store(writer, body, now_us=now_us())
+        answer = FingerprintAnswer(
+            stored=stored.stored,
+            request_id=body.request_id,
+            step=body.step,
+            manifold=stored.manifold,
+            schema_version=SCHEMA_VERSION,
+            run_id=stored.run_id,
+        )
+        return json_response(answer, status=201 if stored.stored else 200)
+
+    return [
+        Endpoint(
+            method="POST",
+            path="/fingerprint",
+            handler=add_fingerprint,
+            summary="Store and classify a fingerprint",
+            body=FingerprintBody,
+            answer=FingerprintAnswer,
+            statuses=(201, 200),
+            problems=(400, 413, 415, 422, 503),
+        )
+    ]
+
+
+async def _store(writer: Writer, body: FingerprintBody, *, now_us: int) -> Stored:
+    """Hand to the writing thread and wait for its commit; raises `StoreError`."""
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[Stored] = loop.create_future()
+
+    def settle(outcome: Stored | Exception) -> None:
+        if answered.done():
+            return
+        if isinstance(outcome, Exception):
+            answered.set_exception(outcome)
+        else:
+            answered.set_result(outcome)
+
+    writer.post(
+        PostedFingerprint(
+            request_id=body.request_id,
+            step=body.step,
+            captured_at_us=now_us if body.captured_at_us is None else body.captured_at_us,
+            question=question_from_body(body),
+            answer=lambda outcome: _tell(loop, settle, outcome),
+        )
+    )
+    return await answered
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop, settle: Callable[[Stored | Exception], None], outcome: Stored | Exception
+) -> None:
+    # While stopping the loop may be gone before the last commit; the row is stored all the same.
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(settle, outcome)

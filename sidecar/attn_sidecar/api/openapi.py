@@ -1,0 +1,67 @@
+"""The OpenAPI document, made of the endpoints as they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from attn_sidecar import __version__
+from attn_sidecar.api.endpoint import Endpoint
+from attn_sidecar.api.problems import MEDIA_TYPE, ProblemBody
+
+_REF = "#/components/schemas/{name}"
+_CONVERTER = re.compile(r":\w+}")
+
+
+def openapi_document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """OpenAPI 3.1 of these endpoints (the WebSocket `/events` is beyond it)."""
+    types: list[type[msgspec.Struct]] = [ProblemBody]
+    types += [t for endpoint in endpoints for t in (endpoint.body, endpoint.answer) if t is not None]
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+    by_type = dict(zip(types, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        path = _CONVERTER.sub("}", endpoint.path)
+        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, by_type)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Attention Explorer sidecar", "version": __version__},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _operation(endpoint: Endpoint, by_type: dict[type[msgspec.Struct], dict[str, Any]]) -> dict[str, Any]:
+    answer = {"schema": by_type[endpoint.answer]} if endpoint.answer else {}
+    responses: dict[str, Any] = {
+        str(status): {"description": "Not modified"}
+        if status == 304
+        else {"description": endpoint.summary, "content": {endpoint.answer_media_type: answer}}
+        for status in endpoint.statuses
+    }
+    for status in endpoint.problems:
+        content = {MEDIA_TYPE: {"schema": by_type[ProblemBody]}}
+        responses[str(status)] = {"description": "What was wrong and how to mend it", "content": content}
+    operation: dict[str, Any] = {
+        "operationId": endpoint.handler.__name__,
+        "summary": endpoint.summary,
+        "responses": responses,
+    }
+    if endpoint.parameters:
+        operation["parameters"] = [
+            {
+                "name": parameter.name,
+                "in": parameter.place,
+                "required": parameter.place == "path",
+                "description": parameter.description,
+                "schema": {"type": parameter.kind},
+            }
+            for parameter in endpoint.parameters
+        ]
+    if endpoint.body is not None:
+        content = {"application/json": {"schema": by_type[endpoint.body]}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation

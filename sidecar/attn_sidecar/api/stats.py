@@ -1,0 +1,133 @@
+"""`GET /stats`: what the store holds and what the sidecar has done since it started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from attn_core.zones import ZONES
+from attn_sidecar.api.endpoint import Endpoint, json_response
+from attn_sidecar.discovery import Discovery
+from attn_sidecar.ingest import Ingest
+from attn_sidecar.live import LiveHub
+from attn_sidecar.online import OnlineFigures, OnlineFollower
+from attn_sidecar.store.reader import ReadPool
+from attn_sidecar.store.tally import Tally
+from attn_sidecar.store.writer import Writer
+
+
+class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Since start. `refused` counts batches by reason; `dropped_by_senders` are batches that senders gave up."""
+
+    address: str | None
+    batches: int = 0
+    rows: int = 0
+    acknowledged: int = 0
+    repeated_batches: int = 0
+    sources: int = 0
+    dropped_by_senders: int = 0
+    refused: dict[str, int] = {}
+
+
+class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Since start, from the writing thread."""
+
+    commits: int
+    failed_commits: int
+    new_rows: int
+    repeated_rows: int
+    rows_waiting: int
+    last_commit_s: float
+
+
+class LiveStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Clients of `/events`."""
+
+    clients: int
+    dropped_clients: int
+    cursor: int
+
+
+class StatsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`online` is null without `--online`."""
+
+    fingerprints: int
+    requests: int
+    zones: dict[str, int]
+    clusters: int
+    run_id: str | None
+    ingest: IngestStats
+    store: StoreStats
+    live: LiveStats
+    online: OnlineFigures | None
+
+
+def endpoints(
+    *,
+    readers: ReadPool,
+    discovery: Discovery,
+    writer: Writer,
+    live: LiveHub,
+    ingest: Callable[[], Ingest | None],
+    online: OnlineFollower | None,
+) -> list[Endpoint]:
+    """The endpoint, asking these parts."""
+    tally = Tally()
+
+    async def get_stats(_: Request) -> Response:
+        counts = await readers.ask(tally.counts)
+        served = discovery.served
+        answer = StatsAnswer(
+            fingerprints=counts.num_fingerprints,
+            requests=counts.num_requests,
+            zones={zone: counts.zones[zone] for zone in (*ZONES, *(counts.zones.keys() - set(ZONES)))},
+            clusters=len(served.clusters),
+            run_id=served.run_id,
+            ingest=_ingest_stats(ingest()),
+            store=_store_stats(writer),
+            live=LiveStats(clients=live.num_clients, dropped_clients=live.num_dropped_clients, cursor=live.cursor),
+            online=online.figures() if online else None,
+        )
+        return json_response(answer)
+
+    return [
+        Endpoint(
+            method="GET",
+            path="/stats",
+            handler=get_stats,
+            summary="Counts of the store, ingest and live clients",
+            answer=StatsAnswer,
+            problems=(503,),
+        )
+    ]
+
+
+def _ingest_stats(ingest: Ingest | None) -> IngestStats:
+    if ingest is None:
+        return IngestStats(address=None)
+    counters = ingest.counters
+    return IngestStats(
+        address=ingest.address,
+        batches=counters.num_batches,
+        rows=counters.num_rows,
+        acknowledged=counters.num_acknowledged,
+        repeated_batches=counters.num_repeated_batches,
+        sources=len(counters.dropped_by_source),
+        dropped_by_senders=sum(counters.dropped_by_source.copy().values()),
+        refused=dict(counters.refused.copy()),
+    )
+
+
+def _store_stats(writer: Writer) -> StoreStats:
+    counters = writer.counters
+    return StoreStats(
+        commits=counters.num_commits,
+        failed_commits=counters.num_failed_commits,
+        new_rows=counters.num_new,
+        repeated_rows=counters.num_repeated,
+        rows_waiting=writer.rows_waiting,
+        last_commit_s=round(counters.last_commit_s, 6),
+    )

@@ -1,0 +1,153 @@
+"""The composition root: which parts there are, who knows whom, and in which order they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.routing import Route, WebSocketRoute
+
+from attn_sidecar import __version__
+from attn_sidecar.api import classify, discovery, fingerprint, health, points, requests, stats
+from attn_sidecar.api.endpoint import Endpoint
+from attn_sidecar.api.events import Events
+from attn_sidecar.api.explorer import Explorer
+from attn_sidecar.api.openapi import openapi_document
+from attn_sidecar.api.problems import HANDLERS
+from attn_sidecar.desk import ClassifyDesk
+from attn_sidecar.discovery import Discovery
+from attn_sidecar.health import HealthBoard
+from attn_sidecar.ingest import Ingest
+from attn_sidecar.live import LiveHub
+from attn_sidecar.online import OnlineFollower
+from attn_sidecar.settings import Settings
+from attn_sidecar.store.jobs import ArrivedBatch, Committed
+from attn_sidecar.store.reader import ReadPool
+from attn_sidecar.store.writer import Writer
+
+STATIC_DIR = Path(__file__).parent / "static"
+"""Where ``npm run build`` in ``ui/`` puts the explorer."""
+_COMMIT_WITHIN_S = 1.5
+
+
+def utc_now_us() -> int:
+    """The present in UTC microseconds."""
+    return time.time_ns() // 1000
+
+
+class Sidecar:
+    """All parts of one sidecar. `open` takes the database and the ZMQ address; `start` begins to work."""
+
+    def __init__(self, settings: Settings, *, now_us: Callable[[], int] = utc_now_us) -> None:
+        self.settings = settings
+        self.now_us = now_us
+        self.health = HealthBoard()
+        self.live = LiveHub(settings.db)
+        self.discovery = Discovery(settings.discovery_dir, health=self.health, on_swap=self.live.announce_run)
+        self.online = OnlineFollower(lambda: self.discovery.served) if settings.online else None
+        self.desk = ClassifyDesk(self.discovery)
+        self.readers = ReadPool(settings.db)
+        self.writer = Writer(
+            settings.db,
+            classifier=lambda: self.discovery.served.classifier,
+            health=self.health,
+            on_commit=self._on_commit,
+            on_room=self._on_room,
+            now_us=now_us,
+        )
+        self.ingest: Ingest | None = None
+        self._is_open = False
+
+    def _on_commit(self, committed: Committed) -> None:
+        self.live.committed(committed)
+        if self.online is not None:
+            self.online.committed(committed)
+
+    def _on_room(self) -> None:
+        if self.ingest is not None:
+            self.ingest.ring()
+
+    def _offer(self, job: ArrivedBatch) -> bool:
+        return self.writer.offer(job)
+
+    def open(self) -> None:
+        """Open the database and bind ZMQ; raises `StoreError` or `AddressTaken`. Once is enough."""
+        if self._is_open:
+            return
+        self.writer.start()
+        if self.settings.zmq_bind is not None:
+            try:
+                self.ingest = Ingest(self.settings.zmq_bind, offer=self._offer, health=self.health)
+            except BaseException:
+                self.writer.stop(within_s=_COMMIT_WITHIN_S)
+                raise
+        self._is_open = True
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Load the served run, then take fingerprints in."""
+        self.discovery.start()
+        self.live.start(loop)
+        self.desk.start(loop)
+        if self.ingest is not None:
+            self.ingest.start()
+
+    def stop(self) -> None:
+        """Take nothing more in, commit what waits, acknowledge it, end all threads. Not on the event loop."""
+        if self.ingest is not None:
+            self.ingest.stop_receiving()
+        self.writer.stop(within_s=_COMMIT_WITHIN_S)
+        if self.ingest is not None:
+            self.ingest.close()
+        self.discovery.stop()
+        self.live.stop()
+        self.desk.stop()
+        self.readers.close()
+
+    def endpoints(self) -> list[Endpoint]:
+        """Every HTTP endpoint, over these parts."""
+        return [
+            *health.endpoints(self.health),
+            *fingerprint.endpoints(self.writer, now_us=self.now_us),
+            *classify.endpoints(self.desk),
+            *discovery.endpoints(self.discovery),
+            *stats.endpoints(
+                readers=self.readers,
+                discovery=self.discovery,
+                writer=self.writer,
+                live=self.live,
+                ingest=lambda: self.ingest,
+                online=self.online,
+            ),
+            *requests.endpoints(self.readers),
+            *points.endpoints(self.discovery),
+        ]
+
+
+def create_app(sidecar: Sidecar, *, static_dir: Path = STATIC_DIR) -> FastAPI:
+    """The ASGI application of this sidecar; its lifespan starts and stops it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        sidecar.open()
+        sidecar.start(asyncio.get_running_loop())
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(sidecar.stop)
+
+    app = FastAPI(title="Attention Explorer sidecar", version=__version__, lifespan=lifespan)
+    endpoints = sidecar.endpoints()
+    events = Events(live=sidecar.live, readers=sidecar.readers, discovery=sidecar.discovery)
+    # Plain Starlette routes: FastAPI's own would spend more on arguments than a classification costs.
+    app.router.routes.extend(Route(e.path, e.handler, methods=[e.method]) for e in endpoints)
+    app.router.routes.append(WebSocketRoute("/events", events.serve))
+    app.router.redirect_slashes = False
+    app.router.default = Explorer(static_dir)
+    app.openapi = lambda: openapi_document(endpoints)  # type: ignore[method-assign]
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    return app

@@ -1,0 +1,192 @@
+"""`attn-sidecar`: the command."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from attn_core.errors import AttnError, SettingsError
+from attn_sidecar import __version__
+from attn_sidecar.app import Sidecar, create_app
+from attn_sidecar.ingest import AddressTaken
+from attn_sidecar.logs import configure_logging, log_event, logger_named
+from attn_sidecar.settings import ENV_PREFIX, LOG_FORMATS, Settings
+
+_LOG = logger_named("cli")
+_BACKLOG = 2048
+_GRACE_S = 1
+_DESCRIPTION = """\
+Keeps what a model server attends to: takes fingerprints in over ZMQ, stores them in SQLite, classifies them on
+arrival, and answers over HTTP (the explorer, /classify, /stats, a live WebSocket at /events)."""
+_EPILOG = f"""\
+examples:
+  attn-sidecar                                    HTTP on 127.0.0.1:9000, fingerprints at tcp://127.0.0.1:9001
+  attn-sidecar --port 9009 --db fingerprints.db --discovery-dir ./discovery_outputs --online
+  curl localhost:9009/health                      is it well, and if not, why
+  curl localhost:9009/stats                       what it has taken in
+
+what it stands between:
+  the model server publishes to --zmq-bind and keeps what is not acknowledged, so a restart here loses nothing
+  the discovery job reads --db and publishes to --discovery-dir, whose `latest` is served without a restart
+
+Each flag is also a variable: --discovery-dir is {ENV_PREFIX}DISCOVERY_DIR. A flag wins.
+Stop with Ctrl+C or SIGTERM: what has arrived is committed first.
+Exit status: 0 stopped, 1 cannot start, 2 wrong use."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments. Defaults live in `Settings`, so that the environment can come between."""
+    at = Settings()
+    made = argparse.ArgumentParser(
+        prog="attn-sidecar",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--port", type=int, metavar="N", help=f"HTTP port (default: {at.port}; 0 takes a free one)")
+    made.add_argument(
+        "--host",
+        metavar="ADDR",
+        help=f"HTTP address (default: {at.host}, this machine alone; nobody is asked for a password)",
+    )
+    made.add_argument(
+        "--db", type=Path, metavar="PATH", help=f"SQLite database for fingerprint storage (default: {at.db})"
+    )
+    made.add_argument(
+        "--discovery-dir",
+        type=Path,
+        metavar="PATH",
+        help=f"directory containing discovery artifacts and the symlink latest (default: ./{at.discovery_dir})",
+    )
+    made.add_argument(
+        "--online",
+        action=argparse.BooleanOptionalAction,
+        help="follow novelty and drift between discovery runs; shown in /stats, changes no answer (default: off)",
+    )
+    made.add_argument(
+        "--zmq-bind",
+        metavar="ADDR",
+        help=f"ZMQ bind address for streaming, e.g. tcp://*:9001, or off (default: {at.zmq_bind})",
+    )
+    made.add_argument(
+        "--log-format", choices=LOG_FORMATS, help=f"log lines on standard error (default: {at.log_format})"
+    )
+    made.add_argument("--version", action="version", version=f"attn-sidecar {__version__}")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until told to stop; returns the exit status."""
+    flags = vars(parser().parse_args(arguments))
+    try:
+        settings = Settings.resolve(flags=flags, environ=os.environ)
+    except SettingsError as error:
+        print(f"attn-sidecar: {error}", file=sys.stderr)
+        return 2
+    configure_logging(settings.log_format)
+    stop = StopSignal()
+    try:
+        http_socket = bind_http(settings.host, settings.port)
+        sidecar = Sidecar(settings)
+        sidecar.open()
+    except AttnError as error:
+        log_event(_LOG, logging.ERROR, "sidecar.cannot_start", reason=error)
+        return 1
+    _warn_if_wide(settings)
+    server = _Server(
+        uvicorn.Config(
+            create_app(sidecar),
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=_GRACE_S,
+            # Lines of other programs would be an invitation to compare versions.
+            server_header=False,
+        ),
+        sidecar=sidecar,
+    )
+    stop.server = server
+    if not stop.received:
+        server.run(sockets=[http_socket])
+    log_event(_LOG, logging.INFO, "sidecar.stopped")
+    return 0 if server.started or stop.received else 1
+
+
+def bind_http(host: str, port: int) -> socket.socket:
+    """A listening socket; raises `AddressTaken` naming the port."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind)
+    except OSError as error:
+        raise AddressTaken(f"HTTP address {host} cannot be used: {error}. Give an address with --host") from error
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+        # Only a listening socket keeps a second sidecar from taking the same port.
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            reason = "is taken by another process: stop it, or choose another with --port N"
+        else:
+            reason = f"cannot be listened on: {error}. Choose another with --port N or --host ADDR"
+        raise AddressTaken(f"HTTP port {port} on {host} {reason}") from error
+    return bound
+
+
+def _warn_if_wide(settings: Settings) -> None:
+    if wide := settings.wide_bindings:
+        warning = "anyone who reaches it can read prompts and write fingerprints: keep it behind a firewall"
+        log_event(_LOG, logging.WARNING, "sidecar.open_to_network", bound=" ".join(wide), warning=warning)
+
+
+class StopSignal:
+    """SIGTERM and SIGINT, also before and after the server handles them itself: both mean a clean end."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self.server: uvicorn.Server | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, _: int, __: FrameType | None) -> None:
+        self.received = True
+        if self.server is not None:
+            self.server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and where."""
+
+    def __init__(self, config: uvicorn.Config, *, sidecar: Sidecar) -> None:
+        super().__init__(config)
+        self._sidecar = sidecar
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.started or not sockets:
+            return
+        host, port = sockets[0].getsockname()[:2]
+        log_event(
+            _LOG,
+            logging.INFO,
+            "sidecar.ready",
+            http=f"http://{f'[{host}]' if ':' in host else host}:{port}",
+            zmq=self._sidecar.ingest.address if self._sidecar.ingest else "off",
+            db=self._sidecar.settings.db,
+            run_id=self._sidecar.discovery.served.run_id,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""The classifying thread: questions that arrive during one batch make the next, so that NumPy's cost is shared."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+from attn_sidecar.discovery import Discovery
+from attn_sidecar.manifold import Manifold, Question, manifolds
+
+MAX_QUESTIONS_A_BATCH = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    question: Question
+    answer: asyncio.Future[tuple[Manifold, str | None]]
+
+
+class ClassifyDesk:
+    """Answers `/classify` off the event loop."""
+
+    def __init__(self, discovery: Discovery) -> None:
+        self._discovery = discovery
+        self._waiting: deque[_Asked] = deque()
+        self._bell = threading.Condition()
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="attn-classify", daemon=True)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to answer callers on this loop."""
+        self._loop = loop
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._bell:
+            self._stopping = True
+            self._bell.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    async def classify(self, question: Question) -> tuple[Manifold, str | None]:
+        """The manifold of one vector and the run that says so."""
+        asked = _Asked(question=question, answer=asyncio.get_running_loop().create_future())
+        with self._bell:
+            self._waiting.append(asked)
+            self._bell.notify()
+        return await asked.answer
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            classifier = self._discovery.served.classifier
+            answers = manifolds(classifier, [asked.question for asked in batch])
+            if self._loop is None or self._loop.is_closed():
+                return
+            self._loop.call_soon_threadsafe(self._hand_out, batch, answers, classifier.run_id)
+
+    def _next_batch(self) -> list[_Asked]:
+        with self._bell:
+            while not self._waiting and not self._stopping:
+                self._bell.wait()
+            return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_QUESTIONS_A_BATCH))]
+
+    @staticmethod
+    def _hand_out(batch: list[_Asked], answers: list[Manifold], run_id: str | None) -> None:
+        for asked, manifold in zip(batch, answers, strict=True):
+            if not asked.answer.done():
+                asked.answer.set_result((manifold, run_id))

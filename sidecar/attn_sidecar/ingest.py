@@ -1,0 +1,218 @@
+"""The ingest thread: takes batches off the wire, admits or refuses them, and acknowledges what the writer committed.
+
+The only module that touches ZMQ. Back-pressure: while the writer has no room the socket is not read, so ZMQ's own
+buffers fill and the senders' queues grow, as the wire contract foresees.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import zmq
+
+from attn_core.errors import AttnError, WireError
+from attn_core.wire import MAGIC, MAX_BATCH_BYTES, SOURCE_ID_BYTES, Batch, ack_frames, decode_batch, refusal_frames
+from attn_sidecar.admission import why_refused
+from attn_sidecar.health import HealthBoard
+from attn_sidecar.logs import log_event, logger_named
+from attn_sidecar.store.jobs import ArrivedBatch
+
+_LOG = logger_named("ingest")
+PART = "ingest"
+_MESSAGES_A_TURN = 256
+_RECEIVE_HIGH_WATER = 64
+"""Messages ZMQ may hold for us a connection."""
+_COMMITTED_KEPT = 65_536
+"""(source, seq) of committed batches remembered, to answer repeats without touching the store."""
+_SOURCES_KEPT = 1024
+_LINGER_MS = 500
+_SEQ_BYTES = 8
+
+
+class AddressTaken(AttnError):
+    """An address to listen on is in use or cannot be bound."""
+
+
+@dataclass
+class IngestCounters:
+    """Counted since start, read by `/stats`."""
+
+    num_batches: int = 0
+    num_rows: int = 0
+    num_acknowledged: int = 0
+    num_repeated_batches: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    """Batches refused, by the reason's first word."""
+    dropped_by_source: dict[bytes, int] = field(default_factory=dict)
+    """Batches that each source says it had to drop, for the newest sources."""
+
+    def say_dropped(self, batch: Batch) -> None:
+        """Note what this batch's source says of its losses."""
+        self.dropped_by_source[batch.source_id] = batch.info.dropped
+        if len(self.dropped_by_source) > _SOURCES_KEPT:
+            self.dropped_by_source.pop(next(iter(self.dropped_by_source)))
+
+
+class Ingest:
+    """One ROUTER socket on one thread. `offer` hands a batch to the writer, or returns False where it has no room."""
+
+    def __init__(self, address: str, *, offer: Callable[[ArrivedBatch], bool], health: HealthBoard) -> None:
+        self._offer = offer
+        self._health = health
+        self._context = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.setsockopt(zmq.LINGER, _LINGER_MS)
+        self._router.setsockopt(zmq.RCVHWM, _RECEIVE_HIGH_WATER)
+        # Answers are tiny, and a lost one would be waited for until the next reconnect: always room for them.
+        self._router.setsockopt(zmq.SNDHWM, 0)
+        # Up to twice the limit is read and refused with its reason; beyond that ZMQ cuts the connection.
+        self._router.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_BATCH_BYTES)
+        try:
+            self._router.bind(address)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise AddressTaken(_explain(address, error)) from error
+        self.address = str(self._router.getsockopt_string(zmq.LAST_ENDPOINT))
+        self._answers: deque[list[bytes]] = deque()
+        self._held: ArrivedBatch | None = None
+        self._committed: OrderedDict[tuple[bytes, int], None] = OrderedDict()
+        self._bell, self._bell_rope = socket.socketpair()
+        self._bell.setblocking(False)
+        self._bell_rope.setblocking(False)
+        self._receiving = True
+        self._ending = False
+        self._thread = threading.Thread(target=self._run, name="attn-ingest", daemon=True)
+        self.counters = IngestCounters()
+
+    def start(self) -> None:
+        """Begin to receive."""
+        self._thread.start()
+
+    def stop_receiving(self) -> None:
+        """Take nothing more in; what is not acknowledged will be sent again."""
+        self._receiving = False
+        self.ring()
+
+    def close(self) -> None:
+        """Send the last answers and end the thread."""
+        self._receiving, self._ending = False, True
+        self.ring()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._context.destroy(linger=_LINGER_MS)
+        self._bell.close()
+        self._bell_rope.close()
+
+    def ring(self) -> None:
+        """Wake the thread: there are answers to send, or room in the writer, or it should end. Any thread may call."""
+        try:
+            self._bell_rope.send(b"\0")
+        except BlockingIOError:
+            return  # The bell rings already.
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._bell, zmq.POLLIN)
+        try:
+            while True:
+                poller.modify(self._router, zmq.POLLIN if self._receiving and self._held is None else 0)
+                ready = dict(poller.poll())
+                if self._bell.fileno() in ready:
+                    self._bell.recv(4096)
+                ending = self._ending
+                self._send_answers()
+                if ending:
+                    return
+                if self._held is not None and self._offer(self._held):
+                    self._held = None
+                if self._router in ready:
+                    self._receive()
+        finally:
+            if not self._ending:
+                reason = "the ingest thread ended: restart the sidecar, its log says why"
+                self._health.ail(PART, reason, blocks=True)
+
+    def _receive(self) -> None:
+        for _ in range(_MESSAGES_A_TURN):
+            if self._held is not None or not self._receiving:
+                return
+            try:
+                identity, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._take(identity, frames)
+            self._send_answers()
+
+    def _take(self, identity: bytes, frames: Sequence[bytes]) -> None:
+        try:
+            batch = decode_batch(frames)
+        except WireError as error:
+            self._refuse(identity, frames, word=error.reason, reason=f"{error.reason}: {error}")
+            return
+        self.counters.num_batches += 1
+        if (batch.source_id, batch.seq) in self._committed:
+            self.counters.num_repeated_batches += 1
+            self._acknowledge(identity, batch)
+            return
+        if (reason := why_refused(batch)) is not None:
+            self._refuse(identity, frames, word=reason.partition(":")[0], reason=reason)
+            return
+        self.counters.num_rows += batch.rows.num_rows
+        self.counters.say_dropped(batch)
+        job = ArrivedBatch(batch=batch, answer=partial(self._answer, identity, batch))
+        if not self._offer(job):
+            self._held = job
+
+    def _answer(self, identity: bytes, batch: Batch, reason: str | None) -> None:
+        """The writer's word on a batch; called on the writing thread."""
+        frames = (
+            ack_frames(source_id=batch.source_id, seq=batch.seq)
+            if reason is None
+            else refusal_frames(source_id=batch.source_id, seq=batch.seq, reason=reason)
+        )
+        if reason is None:
+            self._committed[batch.source_id, batch.seq] = None
+            if len(self._committed) > _COMMITTED_KEPT:
+                self._committed.popitem(last=False)
+            self.counters.num_acknowledged += 1
+        else:
+            self.counters.refused[reason.partition(":")[0]] += 1
+        self._answers.append([identity, *frames])
+        self.ring()
+
+    def _acknowledge(self, identity: bytes, batch: Batch) -> None:
+        self._answers.append([identity, *ack_frames(source_id=batch.source_id, seq=batch.seq)])
+
+    def _refuse(self, identity: bytes, frames: Sequence[bytes], *, word: str, reason: str) -> None:
+        self.counters.refused[word] += 1
+        if self.counters.refused[word] == 1:
+            # Once a kind: a broken sender must not fill the disk with its complaints. /stats has the counts.
+            log_event(_LOG, logging.WARNING, "ingest.refused", reason=word)
+        source_id, seq = _return_address(frames)
+        self._answers.append([identity, *refusal_frames(source_id=source_id, seq=seq, reason=reason)])
+
+    def _send_answers(self) -> None:
+        while self._answers:
+            self._router.send_multipart(self._answers.popleft())
+
+
+def _return_address(frames: Sequence[bytes]) -> tuple[bytes, int]:
+    """Source and number of a damaged batch, as far as they are there; else a source of zeros, which is nobody's."""
+    if len(frames) >= 3 and frames[0] == MAGIC and len(frames[1]) == SOURCE_ID_BYTES and len(frames[2]) == _SEQ_BYTES:
+        return bytes(frames[1]), int.from_bytes(frames[2], "little")
+    return bytes(SOURCE_ID_BYTES), 0
+
+
+def _explain(address: str, error: zmq.ZMQError) -> str:
+    if error.errno == zmq.EADDRINUSE:
+        return (
+            f"ZMQ address {address} is taken by another process (another sidecar?): stop it, choose another with "
+            "--zmq-bind tcp://127.0.0.1:PORT (and tell the model server), or run without ingest with --zmq-bind off"
+        )
+    return f"ZMQ address {address} cannot be bound: {error}. Give an address of this machine with --zmq-bind"

@@ -1,0 +1,213 @@
+"""The live fan-out: what was committed goes to every `/events` client, from a thread that reads the store.
+
+Ingest only rings a bell. The live thread reads the new rows back by cursor (the row id), encodes each message once and
+hands it to the event loop. So a resumed client and a live one read from the same place, and no client can slow ingest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+
+from attn_core.errors import StoreError
+from attn_sidecar.logs import log_event, logger_named
+from attn_sidecar.store.jobs import Committed
+from attn_sidecar.store.reader import Reader
+from attn_sidecar.store.records import Token
+
+_LOG = logger_named("live")
+TOKENS_A_MESSAGE = 256
+MESSAGES_A_CLIENT = 64
+"""Messages that wait for one client before it counts as too slow."""
+MAX_LAG_TOKENS = 32_768
+"""If the live thread falls this far behind ingest it skips to the present, and says so."""
+MAX_REQUEST_BATCHES = 1024
+"""Batches of request events kept for the live thread; the store has them all."""
+_LOOP_TIMEOUT_S = 5.0
+
+
+@dataclass(eq=False)
+class Subscriber:
+    """One `/events` client. Lives on the event loop."""
+
+    queue: asyncio.Queue[bytes] = field(default_factory=lambda: asyncio.Queue(MESSAGES_A_CLIENT))
+    too_slow: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def tokens_message(tokens: Sequence[Token]) -> bytes:
+    """The `tokens` message of these tokens (at least one), which moves the cursor to the last."""
+    return msgspec.json.encode({"kind": "tokens", "cursor": tokens[-1].id, "tokens": tokens})
+
+
+def request_messages(model_id: str, rows: pa.RecordBatch) -> list[bytes]:
+    """A `request` message for each row of request events."""
+    messages = []
+    for row in rows.to_pylist():
+        spans = row["prompt_spans"]
+        message = {
+            "kind": "request",
+            "request_id": row["request_id"],
+            "event": row["event"],
+            "model_id": model_id,
+            "at_us": row["at_us"],
+            "prompt_len": row["prompt_len"],
+            "prompt_token_texts": row["prompt_token_texts"],
+            "prompt_spans": msgspec.Raw(spans.encode()) if spans is not None else None,
+            "finish_reason": row["finish_reason"],
+            "num_output_tokens": row["num_output_tokens"],
+        }
+        messages.append(msgspec.json.encode(message))
+    return messages
+
+
+class LiveHub:
+    """Fans commits out to subscribers. Loop-side state (`cursor`, subscribers) is touched on the event loop only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._subscribers: set[Subscriber] = set()
+        self._bell = threading.Condition()
+        self._newest_id = 0
+        self._requests: list[tuple[str, pa.RecordBatch]] = []
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="attn-live", daemon=True)
+        self.cursor = 0
+        """The id up to which every subscriber has been given everything."""
+        self.num_dropped_clients = 0
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin at the store's newest token; raises `StoreError`."""
+        reader = Reader(self._path)
+        self.cursor = self._newest_id = reader.newest_id()
+        reader.close()
+        self._loop = loop
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._bell:
+            self._stopping = True
+            self._bell.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def num_clients(self) -> int:
+        """Clients that are listening now."""
+        return len(self._subscribers)
+
+    def committed(self, commit: Committed) -> None:
+        """Ring: called on the writing thread after each commit; does no work there."""
+        with self._bell:
+            self._newest_id = max(self._newest_id, commit.newest_id)
+            if self._subscribers:
+                self._requests = [*self._requests, *commit.requests][-MAX_REQUEST_BATCHES:]
+            self._bell.notify()
+
+    def subscribe(self) -> Subscriber:
+        """A subscriber that gets everything after `cursor`, as `cursor` is at this moment."""
+        subscriber = Subscriber()
+        self._subscribers.add(subscriber)
+        return subscriber
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Give this client nothing more."""
+        self._subscribers.discard(subscriber)
+
+    def broadcast(self, message: bytes) -> None:
+        """Queue a message for everyone; who has no room left is dropped. On the event loop."""
+        for subscriber in tuple(self._subscribers):
+            try:
+                subscriber.queue.put_nowait(message)
+            except asyncio.QueueFull:
+                self._subscribers.discard(subscriber)
+                self.num_dropped_clients += 1
+                subscriber.too_slow.set()
+
+    def announce_run(self, run_id: str | None) -> None:
+        """Tell everyone that another run is served. Any thread may call."""
+        self._on_loop(lambda: self.broadcast(msgspec.json.encode({"kind": "run", "run_id": run_id})))
+
+    def _run(self) -> None:
+        try:
+            reader = Reader(self._path)
+            try:
+                self._follow(reader)
+            finally:
+                reader.close()
+        except StoreError as error:
+            log_event(_LOG, logging.ERROR, "live.ended", reason=error)
+
+    def _follow(self, reader: Reader) -> None:
+        at = self._newest_id
+        while True:
+            with self._bell:
+                while self._newest_id <= at and not self._requests and not self._stopping:
+                    self._bell.wait()
+                if self._stopping:
+                    return
+                newest, requests, self._requests = self._newest_id, self._requests, []
+            for model_id, rows in requests:
+                for message in request_messages(model_id, rows):
+                    self._deliver(message, cursor=None)
+            while at < newest and not self._stopping:
+                at = self._advance(reader, at=at, newest=newest)
+
+    def _advance(self, reader: Reader, *, at: int, newest: int) -> int:
+        """Deliver the next tokens after `at`; returns the new place."""
+        if not self._subscribers:
+            # A client may come just now: then the loop refuses the leap and the rows are read after all.
+            return newest if self._leap(newest) else at
+        if newest - at > MAX_LAG_TOKENS:
+            gap = {"kind": "gap", "cursor": newest, "skipped_after": at, "num_skipped": newest - at}
+            self._deliver(msgspec.json.encode(gap), cursor=newest)
+            return newest
+        tokens = reader.tokens_between(after_id=at, up_to_id=newest, limit=TOKENS_A_MESSAGE)
+        if not tokens:
+            # Rows in between were deleted by hand: there is nothing to say, only to move on.
+            self._on_loop(lambda: setattr(self, "cursor", newest))
+            return newest
+        self._deliver(tokens_message(tokens), cursor=tokens[-1].id)
+        return tokens[-1].id
+
+    def _leap(self, newest: int) -> bool:
+        leapt = False
+
+        def leap() -> None:
+            nonlocal leapt
+            if not self._subscribers:
+                self.cursor, leapt = newest, True
+
+        return self._on_loop(leap) and leapt
+
+    def _deliver(self, message: bytes, *, cursor: int | None) -> None:
+        def deliver() -> None:
+            self.broadcast(message)
+            if cursor is not None:
+                self.cursor = cursor
+
+        self._on_loop(deliver)
+
+    def _on_loop(self, action: Callable[[], None]) -> bool:
+        """Run `action` on the event loop and wait for it, so that a busy loop paces this thread."""
+        done = threading.Event()
+
+        def run() -> None:
+            action()
+            done.set()
+
+        if self._loop is None or self._loop.is_closed():
+            return False
+        self._loop.call_soon_threadsafe(run)
+        while not done.wait(_LOOP_TIMEOUT_S):
+            if self._stopping:
+                return False
+        return True

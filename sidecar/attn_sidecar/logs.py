@@ -1,0 +1,51 @@
+"""Structured logs: one line an event, an event name and fields. Never the text of a prompt or an answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+
+_ROOT = "attn_sidecar"
+
+
+def logger_named(part: str) -> logging.Logger:
+    """The logger of one part of the sidecar."""
+    return logging.getLogger(f"{_ROOT}.{part}")
+
+
+def log_event(logger: logging.Logger, level: int, event: str, **fields: object) -> None:
+    """Log `event` (a short stable name) with `fields` (numbers, ids, reasons; not prompt or answer text)."""
+    logger.log(level, event, extra={"fields": fields})
+
+
+class EventFormatter(logging.Formatter):
+    """Formats a record as ``text`` (one readable line) or ``json`` (one object a line), instants in UTC."""
+
+    def __init__(self, log_format: str) -> None:
+        super().__init__()
+        self._as_json = log_format == "json"
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        fields: dict[str, object] = dict(getattr(record, "fields", {}))
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        event = record.getMessage()
+        if self._as_json:
+            line = {"at": at, "level": record.levelname.lower(), "part": record.name, "event": event, **fields}
+            return json.dumps(line, default=str)
+        tail = " ".join(f"{name}={value}" for name, value in fields.items())
+        return f"{at} {record.levelname:<7} {event}" + (f"  {tail}" if tail else "")
+
+
+def configure_logging(log_format: str) -> None:
+    """Send everything, uvicorn's lines included, to standard error in one format."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(EventFormatter(log_format))
+    for name, level in ((_ROOT, logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(level)
+        logger.propagate = False

@@ -1,0 +1,162 @@
+"""One transaction: what waits is classified and made columnar first, then written under the lock and committed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from attn_core.classify import Classified, Classifier
+from attn_core.store import insert_fingerprints, max_id, record_source, upsert_requests
+from attn_core.wire import Batch, vectors_from_rows
+from attn_core.zones import ZONES
+from attn_sidecar.manifold import Manifold, manifolds
+from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint, Stored, row_from_posted
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedGroup:
+    """Everything that one transaction writes."""
+
+    run_id: str | None
+    now_us: int
+    tokens: list[tuple[str, pa.RecordBatch, Classified]]
+    """(model_id, rows, answers), one for each model."""
+    requests: list[tuple[str, pa.RecordBatch]]
+    arrived: list[ArrivedBatch]
+    posted: list[tuple[PostedFingerprint, Manifold]]
+
+
+def prepare(jobs: Sequence[ArrivedBatch | PostedFingerprint], *, classifier: Classifier, now_us: int) -> PreparedGroup:
+    """Classify all rows with one classifier and gather them by model."""
+    arrived = [job for job in jobs if isinstance(job, ArrivedBatch)]
+    posted = [job for job in jobs if isinstance(job, PostedFingerprint)]
+    by_model: dict[str, list[pa.RecordBatch]] = {}
+    requests = []
+    for job in arrived:
+        batch = job.batch
+        if batch.kind == "requests":
+            requests.append((batch.info.model_id, batch.rows))
+        elif batch.rows.num_rows:
+            by_model.setdefault(batch.info.model_id, []).append(batch.rows)
+    tokens = []
+    for model_id, parts in by_model.items():
+        rows = pa.concat_batches(parts) if len(parts) > 1 else parts[0]
+        tokens.append((model_id, rows, _classify(classifier, rows)))
+    return PreparedGroup(
+        run_id=classifier.run_id,
+        now_us=now_us,
+        tokens=tokens,
+        requests=requests,
+        arrived=arrived,
+        posted=list(zip(posted, manifolds(classifier, [job.question for job in posted]), strict=True)),
+    )
+
+
+def _classify(classifier: Classifier, rows: pa.RecordBatch) -> Classified:
+    return classifier.classify(
+        vectors_from_rows(rows),
+        context_len=rows.column("context_len").to_numpy(zero_copy_only=False),
+        sink_mass=rows.column("sink_mass").to_numpy(zero_copy_only=False),
+        periodicity=rows.column("periodicity").to_numpy(zero_copy_only=False),
+    )
+
+
+def write(connection: sqlite3.Connection, prepared: PreparedGroup) -> tuple[Committed, list[Callable[[], None]]]:
+    """Write and commit; returns what was committed and the answers that may be given now.
+
+    Raises `sqlite3.Error`, with nothing written.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        committed, answers = _write_rows(connection, prepared)
+        connection.execute("COMMIT")
+    finally:
+        # After some failures (disk full) SQLite has rolled back by itself.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    return committed, answers
+
+
+def probe(connection: sqlite3.Connection) -> None:
+    """Write one page that changes nothing; raises `sqlite3.Error` where the database cannot be written."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    connection.execute(f"PRAGMA user_version = {version}")
+
+
+def _write_rows(connection: sqlite3.Connection, prepared: PreparedGroup) -> tuple[Committed, list[Callable[[], None]]]:
+    num_rows = num_new = 0
+    for model_id, rows, classified in prepared.tokens:
+        num_rows += rows.num_rows
+        num_new += insert_fingerprints(
+            connection,
+            rows,
+            model_id=model_id,
+            stored_at_us=prepared.now_us,
+            classified=classified,
+            run_id=prepared.run_id,
+        )
+    for model_id, rows in prepared.requests:
+        upsert_requests(connection, rows, model_id=model_id)
+    for batch in _furthest(prepared.arrived).values():
+        record_source(
+            connection,
+            source_id=batch.source_id,
+            model_id=batch.info.model_id,
+            seq=batch.seq,
+            dropped=batch.info.dropped,
+            at_us=prepared.now_us,
+        )
+    answers: list[Callable[[], None]] = [partial(job.answer, None) for job in prepared.arrived]
+    for posted, manifold in prepared.posted:
+        stored = _insert_posted(connection, posted, manifold, prepared=prepared)
+        num_rows, num_new = num_rows + 1, num_new + stored
+        answer = Stored(stored=stored, manifold=manifold, run_id=prepared.run_id)
+        answers.append(partial(posted.answer, answer))
+    vectors = [vectors_from_rows(rows) for _, rows, _ in prepared.tokens]
+    clusters = [classified.cluster_id for _, _, classified in prepared.tokens]
+    committed = Committed(
+        newest_id=max_id(connection),
+        num_new=num_new,
+        num_repeated=num_rows - num_new,
+        run_id=prepared.run_id,
+        vectors=np.concatenate(vectors) if vectors else np.zeros((0, 20), dtype=np.float32),
+        cluster_ids=np.concatenate(clusters) if clusters else np.zeros(0, dtype=np.int32),
+        requests=prepared.requests,
+    )
+    return committed, answers
+
+
+def _furthest(arrived: Sequence[ArrivedBatch]) -> dict[bytes, Batch]:
+    """Each source's batch with the highest sequence number: one row of `ingest_sources` a transaction, not a batch."""
+    furthest: dict[bytes, Batch] = {}
+    for job in arrived:
+        held = furthest.get(job.batch.source_id)
+        if held is None or job.batch.seq > held.seq:
+            furthest[job.batch.source_id] = job.batch
+    return furthest
+
+
+def _insert_posted(
+    connection: sqlite3.Connection, posted: PostedFingerprint, manifold: Manifold, *, prepared: PreparedGroup
+) -> bool:
+    classified = Classified(
+        zone_index=np.array([ZONES.index(manifold.zone)], dtype=np.int8),
+        confidence=np.array([manifold.confidence], dtype=np.float32),
+        cluster_id=np.array([manifold.cluster_id], dtype=np.int32),
+    )
+    rows = row_from_posted(posted)
+    return bool(
+        insert_fingerprints(
+            connection,
+            rows,
+            model_id=None,
+            stored_at_us=prepared.now_us,
+            classified=classified,
+            run_id=prepared.run_id,
+        )
+    )

@@ -1,0 +1,237 @@
+"""The writing thread: owns the read-write connection, gathers what waits into one transaction, commits, then answers.
+
+Grouping needs no timer: whatever arrives during one commit makes the next transaction. A commit that fails (disk
+full, locked, read-only) is tried again and again without answering, so that the senders keep their batches; `/health`
+says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from attn_core.classify import Classifier
+from attn_core.errors import StoreError
+from attn_core.store import open_writer
+from attn_sidecar.health import HealthBoard
+from attn_sidecar.logs import log_event, logger_named
+from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint
+from attn_sidecar.store.transaction import PreparedGroup, prepare, probe, write
+
+_LOG = logger_named("store")
+PART = "store"
+MAX_ROWS_PER_COMMIT = 16_384
+MAX_ROWS_WAITING = 65_536
+BUSY_TIMEOUT_MS = 1_000
+"""Shorter than the store's own: a lock is retried here, where it is also said in `/health`."""
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 2.0
+_NEVER = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, ValueError, OverflowError)
+"""Faults of the rows themselves: trying again is useless. (Arrow's errors are ValueErrors.)"""
+Job = ArrivedBatch | PostedFingerprint
+
+
+@dataclass
+class WriterCounters:
+    """Counted since start, read by `/stats`."""
+
+    num_commits: int = 0
+    num_failed_commits: int = 0
+    num_new: int = 0
+    num_repeated: int = 0
+    last_commit_s: float = 0.0
+
+
+class Writer:
+    """One thread, one connection. `offer` and `post` may be called from any thread and never wait for SQLite."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        classifier: Callable[[], Classifier],
+        health: HealthBoard,
+        on_commit: Callable[[Committed], None],
+        on_room: Callable[[], None],
+        now_us: Callable[[], int],
+    ) -> None:
+        self._path = path
+        self._classifier = classifier
+        self._health = health
+        self._on_commit = on_commit
+        self._on_room = on_room
+        self._now_us = now_us
+        self._jobs: deque[Job] = deque()
+        self._rows_waiting = 0
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+        self._give_up = threading.Event()
+        self._failing = False
+        self._starved = False
+        self._thread = threading.Thread(target=self._run, name="attn-writer", daemon=True)
+        self._opened = threading.Event()
+        self._open_error: StoreError | None = None
+        self.counters = WriterCounters()
+
+    def start(self) -> None:
+        """Open (or make) the database on the writing thread; raises its `StoreError` here."""
+        self._thread.start()
+        self._opened.wait()
+        if self._open_error is not None:
+            raise self._open_error
+
+    @property
+    def rows_waiting(self) -> int:
+        """Rows that are decoded but not yet committed."""
+        return self._rows_waiting
+
+    def offer(self, job: ArrivedBatch) -> bool:
+        """Take a batch, or return False where too much waits already: `on_room` is called when there is room."""
+        with self._changed:
+            if self._rows_waiting and self._rows_waiting + job.batch.rows.num_rows > MAX_ROWS_WAITING:
+                self._starved = True
+                return False
+            self._push(job, job.batch.rows.num_rows)
+            return True
+
+    def post(self, job: PostedFingerprint) -> None:
+        """Take a fingerprint that came over HTTP; raises `StoreError` at once where it could not be stored now."""
+        with self._changed:
+            if self._failing or self._stopping.is_set() or self._rows_waiting > MAX_ROWS_WAITING:
+                raise StoreError("the store cannot take fingerprints at the moment: /health says why")
+            self._push(job, 1)
+
+    def _push(self, job: Job, num_rows: int) -> None:
+        self._jobs.append(job)
+        self._rows_waiting += num_rows
+        self._changed.notify()
+
+    def stop(self, *, within_s: float) -> None:
+        """Commit what waits, close the database and end the thread; give up on what cannot be committed by then."""
+        with self._changed:
+            self._stopping.set()
+            self._changed.notify()
+        self._thread.join(within_s)
+        if self._thread.is_alive():
+            self._give_up.set()
+            self._thread.join(BUSY_TIMEOUT_MS / 1000 + 0.5)
+
+    def _run(self) -> None:
+        try:
+            connection = open_writer(self._path)
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        except StoreError as error:
+            self._open_error = error
+            return
+        finally:
+            self._opened.set()
+        try:
+            while not self._is_done():
+                if group := self._next_group():
+                    self._store_until_done(connection, group)
+                elif self._health.ails(PART):
+                    self._probe(connection)
+        finally:
+            connection.close()
+            if not self._stopping.is_set():
+                self._health.ail(PART, "the writing thread ended: restart the sidecar, its log says why", blocks=True)
+
+    def _is_done(self) -> bool:
+        with self._changed:
+            return self._give_up.is_set() or (self._stopping.is_set() and not self._jobs)
+
+    def _next_group(self) -> list[Job]:
+        """The jobs of the next transaction; empty where there is none yet and something else may be due."""
+        with self._changed:
+            if not self._jobs and not self._stopping.is_set():
+                self._changed.wait(_LAST_RETRY_S if self._health.ails(PART) else None)
+            group: list[Job] = []
+            num_rows = 0
+            while self._jobs and num_rows < MAX_ROWS_PER_COMMIT and not self._give_up.is_set():
+                job = self._jobs.popleft()
+                group.append(job)
+                num_rows += job.batch.rows.num_rows if isinstance(job, ArrivedBatch) else 1
+            self._rows_waiting -= num_rows
+            room, self._starved = self._starved, False
+        if room:
+            self._on_room()
+        return group
+
+    def _store_until_done(self, connection: sqlite3.Connection, group: list[Job]) -> None:
+        """Commit this group, however long it takes; a job that can never be stored is refused alone."""
+        retry_s = _FIRST_RETRY_S
+        while group:
+            try:
+                prepared = prepare(group, classifier=self._classifier(), now_us=self._now_us())
+                self._commit(connection, prepared)
+            except _NEVER as error:
+                self._refuse_or_split(connection, group, error)
+                return
+            except sqlite3.Error as error:
+                group = self._keep_batches(group, error)
+                if self._give_up.wait(retry_s):
+                    return
+                retry_s = min(2 * retry_s, _LAST_RETRY_S)
+            else:
+                return
+
+    def _commit(self, connection: sqlite3.Connection, prepared: PreparedGroup) -> None:
+        began_s = time.perf_counter()
+        committed, answers = write(connection, prepared)
+        self.counters.last_commit_s = time.perf_counter() - began_s
+        self.counters.num_commits += 1
+        self.counters.num_new += committed.num_new
+        self.counters.num_repeated += committed.num_repeated
+        self._failing = False
+        self._recovered()
+        for answer in answers:
+            answer()
+        self._on_commit(committed)
+
+    def _probe(self, connection: sqlite3.Connection) -> None:
+        """Nobody writes while the store ails: find out whether it would work again."""
+        try:
+            probe(connection)
+        except sqlite3.Error as error:
+            self._health.ail(PART, f"{self._path} cannot be written: {error}", blocks=True)
+        else:
+            self._recovered()
+
+    def _recovered(self) -> None:
+        if self._health.recover(PART):
+            log_event(_LOG, logging.INFO, "store.recovered", database=self._path)
+
+    def _keep_batches(self, group: list[Job], error: sqlite3.Error) -> list[Job]:
+        """Say that storing fails, tell HTTP callers at once, and keep the batches, which nobody acknowledged."""
+        self._failing = True
+        self.counters.num_failed_commits += 1
+        reason = f"{self._path} cannot be written: {error}"
+        if self._health.ail(PART, reason, blocks=True):
+            log_event(_LOG, logging.ERROR, "store.failing", reason=reason)
+        kept: list[Job] = []
+        for job in group:
+            if isinstance(job, PostedFingerprint):
+                job.answer(StoreError(reason))
+            else:
+                kept.append(job)
+        # With nothing to retry, the next post must be let through: it is the only way to learn that the cause is gone.
+        self._failing = bool(kept)
+        return kept
+
+    def _refuse_or_split(self, connection: sqlite3.Connection, group: list[Job], error: Exception) -> None:
+        if len(group) > 1:
+            for job in group:
+                self._store_until_done(connection, [job])
+            return
+        reason = f"store: {type(error).__name__}: {error}"
+        log_event(_LOG, logging.ERROR, "store.refused", reason=reason)
+        job = group[0]
+        if isinstance(job, PostedFingerprint):
+            job.answer(StoreError(reason))
+        else:
+            job.answer(reason)
