@@ -206,7 +206,9 @@ class Classifier:
             axis=1
         )
         inside = 1.0 - first / np.maximum(radius, 1e-9)
-        apart = np.where(np.isfinite(rival), (rival - first) / np.maximum(rival + first, 1e-9), 1.0)
+        alone = np.isinf(rival)
+        rival = np.where(alone, 0.0, rival)
+        apart = np.where(alone, 1.0, (rival - first) / np.maximum(rival + first, 1e-9))
         score[claimed] = np.clip(np.minimum(inside, apart), 0.0, 1.0)[claimed]
 
     def _confidence(self, raw: RawScores) -> F32:
