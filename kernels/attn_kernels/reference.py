@@ -1,0 +1,113 @@
+"""The definition of the fingerprint and of what lies beside it, executable: float64 NumPy, one query at a time.
+
+Everything that captures attention here is checked against this file. It is written to be read, not to be fast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from attn_core.fingerprint import DIM, HISTOGRAM_EDGES, LOCAL_END, MID_END, SINK_POSITIONS
+
+Float64 = npt.NDArray[np.float64]
+
+PERIOD_DISTANCES = 128
+"""Distances 0..127 are searched for a period."""
+PERIOD_MIN = 2
+PERIOD_MAX = 42
+"""A third of the window, so that a period shows at least three times."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """What is captured for one output token; probabilities 0..1, entropies in nats."""
+
+    vector: Float64
+    """float64 [20], see `attn_core.fingerprint`."""
+    context_len: int
+    sink_mass: float
+    prompt_mass: float
+    periodicity: float
+    topk_positions: npt.NDArray[np.int64]
+    """int64 [min(k, n)], most attended first; of equals the lower position first."""
+    topk_probs: Float64
+    residual_mass: float
+
+
+def probabilities(
+    query: Float64, keys: Float64, *, scaling: float, logit_cap: float = 0.0, sliding_window: int = -1
+) -> Float64:
+    """float64 [H, n]: the softmax probabilities of one query over all n positions.
+
+    `query` is [H, D], `keys` [n, Hkv, D] with H a multiple of Hkv (query head h reads key head ``h // (H / Hkv)``). The
+    query sits at position n - 1. A `logit_cap` c > 0 replaces a score s by ``c tanh(s / c)``. With a `sliding_window`
+    w >= 0 only distances 0..w are attended to, as SGLang counts it.
+    """
+    n, num_kv_heads, _ = keys.shape
+    group = query.shape[0] // num_kv_heads
+    scores = np.einsum("hd,nhd->hn", query, np.repeat(keys, group, axis=1)) * scaling
+    if logit_cap > 0:
+        scores = logit_cap * np.tanh(scores / logit_cap)
+    if sliding_window >= 0:
+        scores[:, np.arange(n)[::-1] > sliding_window] = -np.inf
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def fingerprint(rows: Float64, *, prompt_len: int, k: int) -> Fingerprint:
+    """The fingerprint of the query whose attention is `rows`, float64 [layers, heads, n].
+
+    `prompt_len` is the length of the prompt in tokens, `k` how many of the most attended positions to keep.
+    """
+    per_layer = rows.mean(axis=1)
+    p = per_layer.mean(axis=0)
+    n = len(p)
+    distance = np.arange(n)[::-1]
+    edges = [*HISTOGRAM_EDGES, np.inf]
+    vector = np.empty(DIM)
+    vector[0] = p[distance < LOCAL_END].sum()
+    vector[1] = p[(distance >= LOCAL_END) & (distance < MID_END)].sum()
+    vector[2] = p[distance >= MID_END].sum()
+    vector[3] = entropy(p)
+    for b in range(len(HISTOGRAM_EDGES)):
+        vector[4 + b] = p[(distance >= edges[b]) & (distance < edges[b + 1])].sum()
+    vector[12:] = [np.mean([entropy(head) for head in layer]) for layer in rows]
+    top = np.argsort(-p, kind="stable")[:k]
+    return Fingerprint(
+        vector=vector,
+        context_len=n,
+        sink_mass=float(p[:SINK_POSITIONS].sum()),
+        prompt_mass=float(p[SINK_POSITIONS:prompt_len].sum()),
+        periodicity=periodicity(p),
+        topk_positions=top,
+        topk_probs=p[top],
+        residual_mass=float(max(0.0, 1.0 - p[top].sum())),
+    )
+
+
+def entropy(p: Float64) -> float:
+    """Shannon entropy of a distribution in nats; 0 ln 0 = 0."""
+    positive = p[p > 0]
+    return float(-(positive * np.log(positive)).sum())
+
+
+def periodicity(p: Float64) -> float:
+    """How strongly the attended distances repeat with one period, 0 (not at all) to 1.
+
+    Over distances d = 0..127, ``y[d] = sqrt(P[n-1-d])``, 0 on the sink and where there is no position. With the
+    autocorrelation ``r(t) = sum_d y[d] y[d+t] / sum_d y[d]^2`` the strength is the largest rise of r above its lowest
+    value at a shorter lag: ``max over 2 <= t <= 42 of r(t) - min over 1 <= s <= t of r(s)``. Attention that decays with
+    distance, however slowly, has an autocorrelation that only falls, hence 0.
+    """
+    y = np.zeros(PERIOD_DISTANCES)
+    attended = np.sqrt(p[SINK_POSITIONS:][::-1][:PERIOD_DISTANCES])
+    y[: len(attended)] = attended
+    energy = (y**2).sum()
+    if energy == 0:
+        return 0.0
+    r = [(y[: len(y) - t] * y[t:]).sum() / energy for t in range(PERIOD_MAX + 1)]
+    rise = max(r[t] - min(r[1 : t + 1]) for t in range(PERIOD_MIN, PERIOD_MAX + 1))
+    return float(np.clip(rise, 0.0, 1.0))

@@ -1,0 +1,109 @@
+"""The flags on SGLang's command line, and what they need of its other settings."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from attn_core.wire import DEFAULT_ADDRESS
+from attn_kernels.sglang_plugin.settings import PUBLISH_OFF, CaptureSettings
+
+logger = logging.getLogger(__name__)
+
+SUPPORTED_BACKENDS = ("triton", "torch_native")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the capture's flags, in a group of their own, to SGLang's parser."""
+    group = parser.add_argument_group("attention capture (attention-explorer)")
+    group.add_argument(
+        "--return-attention-tokens",
+        action="store_true",
+        help="Capture, for every output token, how far and how sharply the model looked back: a 20-number attention "
+        "fingerprint and the exact top-k attended positions. A request that sends return_attention_tokens=true gets "
+        "them with its answer; every request is published to the sidecar. Without this flag this is stock SGLang.",
+    )
+    group.add_argument(
+        "--attention-tokens-top-k",
+        type=_positive_int,
+        default=CaptureSettings.top_k,
+        metavar="N",
+        help="How many of the most attended positions to return for each token, with their true probabilities; what "
+        "they leave out is residual_mass. Default: %(default)s.",
+    )
+    group.add_argument(
+        "--attention-tokens-publish",
+        default=DEFAULT_ADDRESS,
+        metavar="ADDR",
+        help=f"ZMQ address of the sidecar that stores the fingerprints, or '{PUBLISH_OFF}' to publish nothing. The "
+        "server never waits for it: a sidecar that is away is caught up with when it returns. Default: %(default)s.",
+    )
+    group.add_argument(
+        "--attention-tokens-capture",
+        choices=["all", "requested"],
+        default=CaptureSettings.capture,
+        help="Which requests to fingerprint and publish: 'all' of them, or only those 'requested' with "
+        "return_attention_tokens=true. Default: %(default)s.",
+    )
+    group.add_argument(
+        "--attention-tokens-privacy",
+        action="store_true",
+        help="Publish fingerprints only: token ids, texts, prompts and positions are not sent to the sidecar.",
+    )
+
+
+def _positive_int(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= value <= 4096:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of positions: give an integer from 1 to 4096")
+    return value
+
+
+def settings_from_args(args: argparse.Namespace) -> CaptureSettings | None:
+    """The settings that the command line asks for, or None without ``--return-attention-tokens``."""
+    if not args.return_attention_tokens:
+        return None
+    return CaptureSettings(
+        top_k=args.attention_tokens_top_k,
+        publish_address=args.attention_tokens_publish,
+        capture=args.attention_tokens_capture,
+        privacy=args.attention_tokens_privacy,
+    )
+
+
+def why_refused(server_args: Any) -> str | None:
+    """What in SGLang's own arguments the capture cannot serve, in one line, or None."""
+    wanted: list[tuple[str, Callable[[Any], bool]]] = [
+        ("--speculative-algorithm", lambda a: a.speculative_algorithm is None),
+        ("--pp-size above 1", lambda a: a.pp_size == 1),
+        ("--tp-size above 1", lambda a: a.tp_size == 1),
+        ("--dllm-algorithm", lambda a: a.dllm_algorithm is None),
+        ("--disaggregation-mode", lambda a: a.disaggregation_mode == "null"),
+        ("--tokenizer-worker-num above 1", lambda a: a.tokenizer_worker_num == 1),
+        ("--skip-tokenizer-init", lambda a: not a.skip_tokenizer_init),
+    ]
+    for name, holds in wanted:
+        if not holds(server_args):
+            return f"--return-attention-tokens does not work with {name} yet: leave one of the two out."
+    for field in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
+        backend = getattr(server_args, field)
+        if backend not in (None, *SUPPORTED_BACKENDS):
+            flag = "--" + field.replace("_", "-")
+            return f"--return-attention-tokens needs '{flag} triton'; it cannot read attention from '{backend}' yet."
+    return None
+
+
+def prepare(server_args: Any, *, has_gpu: bool) -> None:
+    """Choose, where the user did not, what the capture needs on a GPU."""
+    if not has_gpu:
+        return
+    if server_args.attention_backend is None:
+        server_args.attention_backend = "triton"
+        logger.info("--return-attention-tokens: attention backend 'triton' chosen, since it is what can be captured.")
+    if not server_args.disable_cuda_graph:
+        server_args.disable_cuda_graph = True
+        logger.warning(
+            "--return-attention-tokens: CUDA graphs are off, since the capture does not run inside them yet."
+        )

@@ -1,0 +1,226 @@
+"""Every place where the plugin reaches into SGLang 0.5.23: one table, installed and then checked.
+
+SGLang only logs a hook that fails to install, and would then serve without it; `install` raises instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hook:
+    """One place in SGLang and what is put there."""
+
+    target: str
+    """Under ``sglang.srt``."""
+    kind: HookType
+    function: Callable[..., Any]
+    why: str
+    relies_on: tuple[str, ...] = ()
+    """Parameter names of the target that the hook reads; another SGLang may have renamed them."""
+
+
+def command_line_hooks() -> list[Hook]:
+    """What is installed always: the flags exist, and say by their presence whether anything else is."""
+    from attn_kernels.sglang_plugin import launch
+
+    return [
+        Hook(
+            target="server_args.ServerArgs.add_cli_args",
+            kind=HookType.AFTER,
+            function=launch.after_add_cli_args,
+            why="the flags",
+            relies_on=("parser",),
+        ),
+        Hook(
+            target="server_args.ServerArgs.from_cli_args",
+            kind=HookType.AROUND,
+            function=launch.around_from_cli_args,
+            why="reads the flags, checks what they need, installs the rest",
+            relies_on=("cls", "args"),
+        ),
+    ]
+
+
+def server_hooks() -> list[Hook]:
+    """The HTTP process: the request field in, the attention out."""
+    from attn_kernels.sglang_plugin import answers, request_fields
+
+    return [
+        *(
+            Hook(
+                target=target,
+                kind=HookType.REPLACE,
+                function=subclass,
+                why="the field return_attention_tokens, which would be dropped",
+            )
+            for target, subclass in request_fields.replacements().items()
+        ),
+        Hook(
+            target="entrypoints.openai.serving_chat.OpenAIServingChat._render_and_encode_chat_template",
+            kind=HookType.AROUND,
+            function=answers.around_render_chat_template,
+            why="where each message lies in the prompt",
+            relies_on=("messages", "tools", "template_kwargs", "add_generation_prompt"),
+        ),
+        Hook(
+            target="entrypoints.openai.serving_chat.OpenAIServingChat._convert_to_internal_request",
+            kind=HookType.AROUND,
+            function=answers.around_convert_chat_request,
+            why="carries the field and the prompt's spans to the scheduler in custom_params",
+            relies_on=("request", "raw_request"),
+        ),
+        Hook(
+            target="entrypoints.openai.serving_completions.OpenAIServingCompletion._convert_to_internal_request",
+            kind=HookType.AROUND,
+            function=answers.around_convert_completion_request,
+            why="carries the field to the scheduler in custom_params",
+            relies_on=("request", "raw_request"),
+        ),
+        Hook(
+            target="managers.tokenizer_manager.TokenizerManager.generate_request",
+            kind=HookType.AROUND,
+            function=answers.around_generate_request,
+            why="the server's own warm-up is nobody's request and is not published",
+            relies_on=("obj", "request"),
+        ),
+        Hook(
+            target="managers.tokenizer_manager.TokenizerManager.update_request_meta_info",
+            kind=HookType.AROUND,
+            function=answers.around_update_request_meta_info,
+            why="takes what the scheduler sent out of SGLang's cumulative bookkeeping, which is quadratic in bytes",
+            relies_on=("meta_info", "state", "customized_info", "index", "finish_reason"),
+        ),
+        Hook(
+            target="managers.tokenizer_manager.TokenizerManager._stream_one_response",
+            kind=HookType.AROUND,
+            function=answers.around_stream_one_response,
+            why="puts the new tokens' attention into meta_info as an output leaves",
+            relies_on=("obj", "state", "request"),
+        ),
+        Hook(
+            target="entrypoints.openai.serving_chat.OpenAIServingChat._generate_stream_content",
+            kind=HookType.AROUND,
+            function=answers.around_generate_stream_content,
+            why="attention_tokens in each streamed delta",
+            relies_on=("content", "index", "request", "created", "stream_offsets", "finish_reason_type"),
+        ),
+        Hook(
+            target="entrypoints.openai.serving_chat.OpenAIServingChat._build_chat_response",
+            kind=HookType.AROUND,
+            function=answers.around_build_chat_response,
+            why="choices[i].message.attention_tokens",
+            relies_on=("request", "ret", "created"),
+        ),
+        Hook(
+            target="entrypoints.openai.serving_completions.OpenAIServingCompletion._generate_completion_stream",
+            kind=HookType.AROUND,
+            function=answers.around_generate_completion_stream,
+            why="choices[i].attention_tokens in each streamed chunk",
+            relies_on=("adapted_request", "request", "raw_request"),
+        ),
+        Hook(
+            target="entrypoints.openai.serving_completions.OpenAIServingCompletion._build_completion_response",
+            kind=HookType.AROUND,
+            function=answers.around_build_completion_response,
+            why="choices[i].attention_tokens",
+            relies_on=("request", "ret", "created"),
+        ),
+    ]
+
+
+def scheduler_hooks() -> list[Hook]:
+    """The scheduler process: the capture itself, and the publisher."""
+    from attn_kernels.sglang_plugin import capture, scheduler
+
+    backends = {
+        "layers.attention.torch_native_backend.TorchNativeAttnBackend": capture.from_torch_native,
+        "layers.attention.triton_backend.TritonAttnBackend": capture.from_triton,
+    }
+    return [
+        Hook(
+            target="managers.scheduler.Scheduler.__init__",
+            kind=HookType.AFTER,
+            function=scheduler.after_init,
+            why="checks model and backend, starts the publisher, sets the sampling observer",
+            relies_on=("server_args",),
+        ),
+        Hook(
+            target="managers.scheduler.Scheduler.run_event_loop",
+            kind=HookType.AROUND,
+            function=scheduler.around_run_event_loop,
+            why="drains the publisher when the server stops",
+        ),
+        Hook(
+            target="model_executor.forward_batch_info.ForwardBatch.init_new",
+            kind=HookType.AROUND,
+            function=capture.around_init_new,
+            why="the one place that sees the requests and the batch of a step",
+            relies_on=("batch", "model_runner"),
+        ),
+        Hook(
+            target="model_executor.model_runner.ModelRunner.forward",
+            kind=HookType.AROUND,
+            function=capture.around_forward,
+            why="the backend gets a copy of the batch, so the step's plan is published here",
+            relies_on=("forward_batch",),
+        ),
+        *(
+            Hook(
+                target=f"{backend}.{method}",
+                kind=HookType.AROUND,
+                function=function,
+                why="the layer's last queries, after the original has written the step's keys",
+                relies_on=("q", "layer"),
+            )
+            for backend, function in backends.items()
+            for method in ("forward_decode", "forward_extend")
+        ),
+    ]
+
+
+class HookError(Exception):
+    """SGLang is not as the plugin expects it; the message says where."""
+
+
+def install(hooks: list[Hook]) -> None:
+    """Apply the hooks now and make sure that each one took; raises `HookError`."""
+    for hook in hooks:
+        _check_signature(hook)
+        HookRegistry.register(f"sglang.srt.{hook.target}", hook.function, hook.kind)
+    HookRegistry.apply_hooks()
+    for hook in hooks:
+        found = pkgutil.resolve_name(f"sglang.srt.{hook.target}")
+        took = found is hook.function if hook.kind is HookType.REPLACE else hasattr(found, "__wrapped__")
+        if not took:
+            raise HookError(_message(hook, "the hook did not take"))
+
+
+def _check_signature(hook: Hook) -> None:
+    try:
+        found = inspect.getattr_static(*_owner_and_name(hook.target))
+    except (ImportError, AttributeError) as error:
+        raise HookError(_message(hook, f"it is not there ({error})")) from error
+    function = getattr(found, "__func__", found)
+    missing = set(hook.relies_on) - set(inspect.signature(inspect.unwrap(function)).parameters)
+    if missing:
+        raise HookError(_message(hook, f"it has no parameter {', '.join(sorted(missing))}"))
+
+
+def _owner_and_name(target: str) -> tuple[Any, str]:
+    owner, _, name = target.rpartition(".")
+    return pkgutil.resolve_name(f"sglang.srt.{owner}"), name
+
+
+def _message(hook: Hook, problem: str) -> str:
+    return (
+        f"attention capture cannot hook sglang.srt.{hook.target} ({hook.why}): {problem}. It is made for sglang 0.5.23: "
+        "install that, or start without --return-attention-tokens."
+    )

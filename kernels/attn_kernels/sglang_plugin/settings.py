@@ -1,0 +1,38 @@
+"""What the user asked of the capture: from flags in the launcher, from one variable in SGLang's other processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from attn_core.wire import DEFAULT_ADDRESS
+
+VARIABLE = "ATTN_CAPTURE"
+"""Environment variable that carries the settings, as JSON, to the processes that SGLang spawns. Not for users."""
+PUBLISH_OFF = "off"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureSettings:
+    """The plugin's settings; without ``--return-attention-tokens`` there are none and the plugin does nothing."""
+
+    top_k: int = 32
+    publish_address: str = DEFAULT_ADDRESS
+    """ZMQ address of the sidecar, or ``off``."""
+    capture: Literal["all", "requested"] = "all"
+    privacy: bool = False
+
+
+def to_environment(settings: CaptureSettings | None) -> None:
+    """Leave the settings, or that there are none, for the processes that this one will spawn."""
+    os.environ.pop(VARIABLE, None)
+    if settings is not None:
+        os.environ[VARIABLE] = json.dumps(asdict(settings))
+
+
+def from_environment() -> CaptureSettings | None:
+    """The settings of the launcher that spawned this process, or None where it captures nothing."""
+    text = os.environ.get(VARIABLE)
+    return None if text is None else CaptureSettings(**json.loads(text))
