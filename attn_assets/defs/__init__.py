@@ -1,0 +1,1 @@
+"""The Dagster definitions: partitions, resources, assets, checks, the job, its schedule and its sensor."""

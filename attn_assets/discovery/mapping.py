@@ -1,0 +1,88 @@
+"""The map: UMAP on a sample, the other rows placed against it.
+
+The sample is bounded, so time and memory are; the rest is placed in batches by a weighted mean of where its neighbours
+in the sample lie. UMAP: McInnes, Healy, Melville, arXiv 1802.03426; umap-learn does the layout.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+
+from attn_assets.discovery.neighbours import Frame, Neighbours
+
+NUM_NEIGHBOURS = 15
+MIN_DIST = 0.1
+NUM_EPOCHS = 200
+"""umap-learn takes 500 below 10,000 rows: twice the time for the same trustworthiness (docs/decisions/0004)."""
+PLACE_NEIGHBOURS = 5
+"""Neighbours that place a row that was not in the sample."""
+MIN_UMAP_ROWS = 20
+"""With fewer rows a neighbourhood graph says nothing: the two principal axes are drawn instead."""
+F32 = npt.NDArray[np.float32]
+
+
+def fit_map(frame: Frame, *, seed: int, init: F32 | None = None) -> F32:
+    """Map positions of the frame's rows: float32 [s, 2]. The same input and seed give the same bytes.
+
+    `init` [s, 2] starts the layout somewhere else than on the principal axes (the map of an earlier hour).
+    """
+    features = frame.features
+    start = principal_axes(features) if init is None else init
+    if len(features) < MIN_UMAP_ROWS:
+        return start
+    with warnings.catch_warnings():
+        # It says at every import that TensorFlow is missing.
+        warnings.simplefilter("ignore", ImportWarning)
+        # Imported here: umap-learn takes seconds to load and compile, and `attn-discover --help` should not.
+        from umap import UMAP
+
+    near = frame.nearest(features, k=NUM_NEIGHBOURS)
+    model = UMAP(
+        n_neighbors=near.index.shape[1],
+        min_dist=MIN_DIST,
+        n_epochs=NUM_EPOCHS,
+        init=start,
+        random_state=seed,
+        n_jobs=1,
+        precomputed_knn=(near.index, near.distance),
+        force_approximation_algorithm=True,
+    )
+    with warnings.catch_warnings():
+        # We place new rows ourselves, so that umap-learn's own transform is not available costs nothing.
+        warnings.filterwarnings("ignore", message="precomputed_knn.2.", category=UserWarning)
+        return np.ascontiguousarray(model.fit_transform(features), dtype=np.float32)
+
+
+def place(frame: Frame, frame_map: F32, queries: F32) -> F32:
+    """Map positions float32 [m, 2] of rows outside the sample, from those of the sample: `frame_map` [s, 2].
+
+    Weights fall off with distance as in UMAP's own graph: exp(-(d - d_1) / s), s the mean excess over the nearest.
+    """
+    return _weighted(frame.nearest(queries, k=PLACE_NEIGHBOURS), frame_map)
+
+
+def _weighted(near: Neighbours, frame_map: F32) -> F32:
+    excess = (near.distance - near.distance[:, :1]).astype(np.float64)
+    scale = np.maximum(excess.mean(axis=1, keepdims=True), 1e-12)
+    weight = np.exp(-excess / scale)
+    weight /= weight.sum(axis=1, keepdims=True)
+    position: F32 = np.einsum("mk,mkc->mc", weight, frame_map[near.index]).astype(np.float32)
+    return position
+
+
+def principal_axes(features: F32) -> F32:
+    """The first two principal components, scaled to a half-width of 10: float32 [s, 2].
+
+    Each axis points to where its largest loading is positive, so that runs on similar data agree on left and right.
+    """
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    axes = vectors[:, ::-1][:, :2]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])
+    position = centred @ axes
+    widest = np.abs(position).max(initial=0.0)
+    scaled: F32 = (position * (10.0 / max(widest, 1e-12))).astype(np.float32)
+    return scaled
