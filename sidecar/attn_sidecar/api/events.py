@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from urllib.parse import urlsplit
 
+import anyio
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -17,6 +17,8 @@ from attn_sidecar.store.reader import ReadPool
 
 POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
 _FAREWELL_S = 1.0
+_GONE = (WebSocketDisconnect, RuntimeError)
+"""What Starlette raises when the client left while we were sending."""
 
 
 class Events:
@@ -41,14 +43,15 @@ class Events:
         now = self._live.cursor
         # A cursor beyond ours is of another database: begin at the present.
         cursor = now if text is None else min(int(text), now)
-        talk = asyncio.create_task(self._talk(socket, cursor=cursor, subscriber=subscriber))
-        listen = asyncio.create_task(_until_gone(socket))
-        try:
-            await asyncio.wait({talk, listen}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (talk, listen):
-                task.cancel()
-            await asyncio.gather(talk, listen, return_exceptions=True)
+        async with anyio.create_task_group() as tasks:
+
+            async def listen() -> None:
+                await _until_gone(socket)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(listen)
+            await self._talk(socket, cursor=cursor, subscriber=subscriber)
+            tasks.cancel_scope.cancel()
 
     async def _talk(self, socket: WebSocket, *, cursor: int, subscriber: Subscriber | None) -> None:
         try:
@@ -60,8 +63,8 @@ class Events:
             await self._relay(socket, subscriber)
         except StoreError as error:
             await socket.close(TRY_AGAIN_LATER, str(error)[:120])
-        except (WebSocketDisconnect, RuntimeError):
-            return  # Gone while we were sending.
+        except _GONE:
+            return
         finally:
             if subscriber is not None:
                 self._live.unsubscribe(subscriber)
@@ -81,22 +84,19 @@ class Events:
         return self._live.subscribe()
 
     async def _relay(self, socket: WebSocket, subscriber: Subscriber) -> None:
-        relaying = asyncio.create_task(_send_queue(socket, subscriber))
-        slow = asyncio.create_task(subscriber.too_slow.wait())
-        try:
-            await asyncio.wait({relaying, slow}, return_when=asyncio.FIRST_COMPLETED)
-            if relaying.done():
-                relaying.result()
-                return
-            relaying.cancel()
-            async with asyncio.timeout(_FAREWELL_S):
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                await subscriber.too_slow.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            await _send_queue(socket, subscriber)
+            tasks.cancel_scope.cancel()
+        if subscriber.too_slow.is_set():
+            # It may not even take the farewell; then the connection is dropped.
+            with anyio.move_on_after(_FAREWELL_S):
                 await socket.close(TRY_AGAIN_LATER, "too slow: come back with ?after=CURSOR of your last message")
-        except TimeoutError:
-            return  # It does not even take the farewell; the connection is dropped.
-        finally:
-            relaying.cancel()
-            slow.cancel()
-            await asyncio.gather(relaying, slow, return_exceptions=True)
 
 
 async def _send(socket: WebSocket, message: bytes) -> None:
@@ -104,8 +104,11 @@ async def _send(socket: WebSocket, message: bytes) -> None:
 
 
 async def _send_queue(socket: WebSocket, subscriber: Subscriber) -> None:
-    while True:
-        await _send(socket, await subscriber.queue.get())
+    try:
+        while True:
+            await _send(socket, await subscriber.queue.get())
+    except _GONE:
+        return
 
 
 async def _until_gone(socket: WebSocket) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from attn_core.errors import StoreError
 from attn_core.store import max_id, open_reader
-from attn_sidecar.store.records import COLUMNS_OF_TOKEN, RequestDetail, RequestSummary, Token, token_from_row
+from attn_sidecar.store.records import RECORD_COLUMNS, RequestDetail, RequestSummary, Token, token_from_row
 
 _NUM_THREADS = 2
 Answer = TypeVar("Answer")
@@ -48,7 +48,7 @@ class Reader:
 
     def tokens_between(self, *, after_id: int, up_to_id: int, limit: int) -> list[Token]:
         """At most `limit` tokens with after_id < id <= up_to_id, by id."""
-        sql = f"SELECT {COLUMNS_OF_TOKEN} FROM fingerprints WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"  # noqa: S608
+        sql = f"SELECT {RECORD_COLUMNS} FROM fingerprints WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"  # noqa: S608
         return [token_from_row(row) for row in self._rows(sql, after_id, up_to_id, limit)]
 
     def zone_counts_between(self, *, after_id: int, up_to_id: int) -> Counter[str]:
@@ -74,7 +74,7 @@ class Reader:
         """Everything stored of one request, or None where nothing is."""
         columns = [name for name in RequestDetail.__struct_fields__ if name != "tokens"]
         rows = self._rows(f"SELECT {', '.join(columns)} FROM requests WHERE request_id = ?", request_id)  # noqa: S608
-        token_sql = f"SELECT {COLUMNS_OF_TOKEN} FROM fingerprints WHERE request_id = ? ORDER BY step"  # noqa: S608
+        token_sql = f"SELECT {RECORD_COLUMNS} FROM fingerprints WHERE request_id = ? ORDER BY step"  # noqa: S608
         tokens = [token_from_row(row) for row in self._rows(token_sql, request_id)]
         if not rows and not tokens:
             return None

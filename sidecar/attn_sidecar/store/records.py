@@ -32,11 +32,11 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     residual_mass: float | None
 
 
-COLUMNS_OF_TOKEN = (
+RECORD_COLUMNS = (
     "id, request_id, step, captured_at_us, model_id, token_id, token_text, zone, zone_confidence, cluster_id, "
     "classified_run_id, context_len, sink_mass, prompt_mass, periodicity, vector, topk_positions, topk_probs, "
     "residual_mass"
-)  # noqa: S105 - a token of language, no password
+)
 
 
 class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ class RequestDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def token_from_row(row: tuple[object, ...]) -> Token:
-    """A `Token` from the columns of `COLUMNS_OF_TOKEN`."""
+    """A `Token` from the columns of `RECORD_COLUMNS`."""
     values = dict(zip(Token.__struct_fields__, row, strict=True))
     for name, dtype in (("vector", "<f4"), ("topk_positions", "<i4"), ("topk_probs", "<f4")):
         blob = values[name]

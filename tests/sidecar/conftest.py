@@ -1,0 +1,50 @@
+import contextlib
+
+import pytest
+from sidecar_tools import Sender, SidecarProcess
+from starlette.testclient import TestClient
+
+from attn_sidecar.app import Sidecar, create_app
+from attn_sidecar.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(
+        db=tmp_path / "fingerprints.db",
+        discovery_dir=tmp_path / "discovery_outputs",
+        zmq_bind="tcp://127.0.0.1:*",
+        online=True,
+    )
+
+
+@pytest.fixture
+def sidecar(settings):
+    return Sidecar(settings)
+
+
+@pytest.fixture
+def client(sidecar, tmp_path):
+    """The whole sidecar in this process: its own threads, a real database, a real ROUTER."""
+    with TestClient(create_app(sidecar, static_dir=tmp_path / "static")) as client:
+        yield client
+
+
+@pytest.fixture
+def sender(client, sidecar):
+    with contextlib.closing(Sender(sidecar.ingest.address)) as sender:
+        yield sender
+
+
+@pytest.fixture
+def start_process(tmp_path):
+    """Start sidecar processes; all are ended after the test."""
+    started = []
+
+    def start(**options):
+        started.append(SidecarProcess(tmp_path, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop()

@@ -1,0 +1,140 @@
+"""The writing thread when the database cannot be written: nobody is told that it was, and it recovers by itself."""
+
+import contextlib
+import sqlite3
+import threading
+
+import pytest
+from sidecar_tools import WAIT_S, guide_vector, random_rows
+
+from attn_core.errors import SchemaMismatch
+from attn_sidecar.app import Sidecar
+from attn_sidecar.settings import Settings
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Another process's write lock."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def wait_for_health(sidecar, *, blocked):
+    """Wait until the board says so; the event never fires, it only bounds how often is asked."""
+    never = threading.Event()
+    for _ in range(int(WAIT_S / 0.02)):
+        if sidecar.health.blocked == blocked:
+            return
+        never.wait(0.02)
+    raise AssertionError(f"blocked is not {blocked}: {sidecar.health.reasons}")
+
+
+def test_a_locked_database_withholds_the_acknowledgement(client, sidecar, sender, settings):
+    with locked(settings.db):
+        sender.send(random_rows(3))
+        wait_for_health(sidecar, blocked=True)
+        health = client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "degraded")
+        assert "locked" in health.json()["reasons"][0]
+        assert sender.hear(wait_s=0) is None
+        # The reader is not blocked by a writer's lock.
+        assert client.get("/stats").json()["fingerprints"] == 0
+        refused = client.post("/fingerprint", json={"request_id": "a", "step": 0, "vector": guide_vector()})
+        assert refused.status_code == 503
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert refused.json()["type"].endswith(":store-unavailable")
+    sender.hear_all()
+    assert not sender.refused
+    wait_for_health(sidecar, blocked=False)
+    assert client.get("/stats").json()["fingerprints"] == 3
+
+
+def test_a_failed_post_is_told_and_health_recovers_without_another(client, sidecar, settings):
+    with locked(settings.db):
+        refused = client.post("/fingerprint", json={"request_id": "a", "step": 0, "vector": guide_vector()})
+        assert refused.status_code == 503
+        assert client.get("/health").status_code == 503
+    wait_for_health(sidecar, blocked=False)
+    body = {"request_id": "a", "step": 0, "vector": guide_vector()}
+    assert client.post("/fingerprint", json=body).json()["stored"] is True
+
+
+def test_a_full_database_withholds_the_acknowledgement(client, sidecar, sender, settings, monkeypatch):
+    """`max_page_count` makes SQLite say SQLITE_FULL, as a full disk does."""
+    from attn_core import store
+
+    full = threading.Event()
+    full.set()
+    real = store.insert_fingerprints
+
+    def insert(connection, *args, **kwargs):
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages if full.is_set() else 1 << 30}")
+        return real(connection, *args, **kwargs)
+
+    monkeypatch.setattr("attn_sidecar.store.transaction.insert_fingerprints", insert)
+    sender.send(random_rows(2000))
+    wait_for_health(sidecar, blocked=True)
+    assert "full" in client.get("/health").json()["reasons"][0]
+    assert sender.hear(wait_s=0) is None
+    assert client.get("/stats").json()["fingerprints"] == 0
+    full.clear()
+    sender.hear_all()
+    assert not sender.refused
+    assert client.get("/stats").json()["fingerprints"] == 2000
+
+
+def test_one_impossible_row_does_not_take_others_with_it(client, sender, monkeypatch):
+    """What admission let through and SQLite refuses for good is refused alone."""
+    monkeypatch.setattr(
+        "attn_sidecar.ingest.why_refused",
+        lambda batch: None,
+    )
+    from sidecar_tools import with_column
+
+    bad = sender.send(with_column(random_rows(1), "step", [-1]))
+    good = sender.send(random_rows(4, request_id="good"))
+    sender.hear_all()
+    assert set(sender.refused) == {bad}
+    assert sender.refused[bad].startswith("store: ")
+    assert good not in sender.refused
+    assert client.get("/stats").json()["fingerprints"] == 4
+
+
+def test_a_database_of_another_version_is_not_touched(tmp_path):
+    path = tmp_path / "fingerprints.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("CREATE TABLE t (x); PRAGMA user_version = 99;")
+    with pytest.raises(SchemaMismatch, match="schema version 99"):
+        Sidecar(Settings(db=path, discovery_dir=tmp_path, zmq_bind=None)).open()
+
+
+def test_stats_count_only_once_and_all(client, sender):
+    for k in range(3):
+        sender.send(random_rows(10, seed=k, request_id=f"r{k}"))
+        sender.hear_all()
+        stats = client.get("/stats").json()
+        assert stats["fingerprints"] == 10 * (k + 1) == sum(stats["zones"].values())
+
+
+def test_a_stop_commits_what_waits_and_acknowledges_it(sidecar, settings):
+    """Stopped before the first commit could be heard of: every batch acknowledged is there."""
+    from sidecar_tools import Sender
+    from starlette.testclient import TestClient
+
+    from attn_sidecar.app import create_app
+
+    with TestClient(create_app(sidecar)):
+        sender = Sender(sidecar.ingest.address)
+        for k in range(200):
+            sender.send(random_rows(8, seed=k, first_step=8 * k))
+        assert sender.hear() is not None
+    while sender.hear(wait_s=0.5) is not None:
+        pass
+    acknowledged = 200 - len(sender.unacknowledged)
+    sender.close()
+    with contextlib.closing(sqlite3.connect(settings.db)) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM fingerprints").fetchone()
+    assert count == 8 * acknowledged > 0
