@@ -46,7 +46,7 @@ class _Typical:
     spread: tuple[float, ...]
 
 
-_TYPICAL = _Typical(centre=(0.0, 0.0, 0.0, 0.55, 0.15), spread=(0.6, 0.6, 0.8, 0.12, 0.12))
+_TYPICAL = _Typical(centre=(-0.75, 0.5, 0.5, 0.80, 0.05), spread=(0.35, 0.46, 0.60, 0.047, 0.027))
 
 
 def zone_features(
