@@ -1,0 +1,36 @@
+import type { RequestState } from "../../lib/feed";
+import { formatClock, formatCount } from "../../lib/format";
+import { useNow } from "../../lib/use-now";
+import styles from "./RequestHead.module.css";
+import { isRunning, tokensPerSecond } from "./request-text";
+
+/** One line about the answer shown: which request, which model, how long, how fast, how it ended. */
+export function RequestHead({ request }: { request: RequestState }) {
+  const nowMs = useNow(2_000);
+  const rate = tokensPerSecond(request);
+  const running = isRunning(request, nowMs);
+  return (
+    <header className={styles.head}>
+      <code className={styles.id} title={request.request_id}>
+        {request.request_id}
+      </code>
+      <dl className={styles.facts}>
+        {request.model_id ? <Fact name="model" value={request.model_id.split("/").at(-1) ?? request.model_id} /> : null}
+        {request.prompt_len !== null ? <Fact name="prompt" value={formatCount(request.prompt_len)} /> : null}
+        <Fact name="answer" value={formatCount(request.num_tokens)} testId="num-tokens" />
+        {rate !== null ? <Fact name="tokens/s" value={rate.toFixed(1)} /> : null}
+        {request.started_at_us !== null ? <Fact name="started" value={formatClock(request.started_at_us)} /> : null}
+        <Fact name="state" value={running ? "running" : (request.finish_reason ?? "ended")} />
+      </dl>
+    </header>
+  );
+}
+
+function Fact({ name, value, testId }: { name: string; value: string; testId?: string }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd data-testid={testId}>{value}</dd>
+    </div>
+  );
+}

@@ -1,0 +1,45 @@
+import { useMemo } from "react";
+import type { RequestState } from "../../lib/feed";
+import { formatShare } from "../../lib/format";
+import { answerMeans } from "./answer-figures";
+import { FingerprintPicture } from "./FingerprintPicture";
+import styles from "./TokenDetail.module.css";
+
+/** What stands beside the answer while no token is looked at: the answer as a whole. */
+export function RequestSummary({ request }: { request: RequestState }) {
+  const means = useMemo(() => answerMeans(request), [request]);
+  if (means.numTokens === 0) {
+    return (
+      <div className={styles.detail}>
+        <p className={styles.hint}>Waiting for the first token of this answer.</p>
+      </div>
+    );
+  }
+  return (
+    <div className={styles.detail}>
+      <p className={styles.hint}>
+        Point at a token of the answer, or walk it with the arrow keys, to see what it looked back at. A click or a key
+        press pins it.
+      </p>
+      <section className={styles.section}>
+        <h2>Mean over {means.numTokens} tokens</h2>
+        <dl className={styles.facts}>
+          {(
+            [
+              ["on the sink", means.sinkMass],
+              ["on the prompt beyond it", means.promptMass],
+              ["periodicity", means.periodicity],
+              ["zone confidence", means.confidence],
+            ] as const
+          ).map(([name, value]) => (
+            <div key={name}>
+              <dt>{name}</dt>
+              <dd>{value === null ? "–" : formatShare(value)}</dd>
+            </div>
+          ))}
+        </dl>
+      </section>
+      <FingerprintPicture vector={means.vector} contextLen={null} title="Mean fingerprint" />
+    </div>
+  );
+}

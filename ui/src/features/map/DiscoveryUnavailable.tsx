@@ -1,0 +1,35 @@
+import { Button } from "../../components/Button";
+import { Notice } from "../../components/Notice";
+import type { DiscoveryStatus } from "../../lib/api";
+
+/** Before the first discovery run: the guide's three mends, and what the sidecar adds. */
+export function DiscoveryUnavailable({ status, onRetry }: { status: DiscoveryStatus | null; onRetry: () => void }) {
+  return (
+    <Notice title="discovery not available" actions={<Button onClick={onRetry}>Look again</Button>}>
+      <p>The map shows what a discovery run has published, and the sidecar has none to serve yet.</p>
+      <ol>
+        <li>
+          Run the discovery job first:{" "}
+          <code>attn-discover --db fingerprints.db --output ./discovery_outputs --hours 24 --min-cluster-size 20</code>
+        </li>
+        <li>
+          Ensure <code>--discovery-dir</code> points to correct directory
+        </li>
+        <li>
+          Check that <code>latest</code> symlink exists in discovery directory
+        </li>
+      </ol>
+      {status && status.what_to_do.length > 0 ? (
+        <>
+          <p>The sidecar says:</p>
+          <ul>
+            {status.what_to_do.map((line) => (
+              <li key={line}>{line}</li>
+            ))}
+          </ul>
+        </>
+      ) : null}
+      <p>This page looks again by itself when a run is announced.</p>
+    </Notice>
+  );
+}

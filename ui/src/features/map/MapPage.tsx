@@ -1,0 +1,143 @@
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { useEffect, useMemo, useState } from "react";
+import { Button } from "../../components/Button";
+import { Notice } from "../../components/Notice";
+import { Skeleton } from "../../components/Skeleton";
+import { fetchClusters, fetchDiscoveryStatus, fetchPoints, SidecarError } from "../../lib/api";
+import { countsByCluster, type Points, pointsFromArrow, visiblePoints } from "../../lib/points";
+import type { MapView } from "../../lib/url-state";
+import { useFeed } from "../../lib/use-feed";
+import { goTo } from "../../lib/use-view";
+import { type Scheme, ZONES } from "../../lib/zones";
+import { DiscoveryUnavailable } from "./DiscoveryUnavailable";
+import { MapCanvas } from "./MapCanvas";
+import styles from "./MapPage.module.css";
+import { MapPanel } from "./MapPanel";
+import { hasWebgl } from "./map-plot";
+
+/** The published embedding: every point a token, coloured by zone or cluster. */
+export function MapPage({ view, scheme }: { view: MapView; scheme: Scheme }) {
+  const [isWebglThere] = useState(hasWebgl);
+  const points = useQuery({
+    queryKey: ["points"],
+    queryFn: async ({ signal }) => pointsFromArrow(await fetchPoints(signal)),
+    staleTime: Number.POSITIVE_INFINITY,
+    refetchOnWindowFocus: false,
+    retry: (failures, error) => failures < 2 && !(error instanceof SidecarError && error.status === 404),
+    structuralSharing: false,
+  });
+  const clusters = useQuery({
+    queryKey: ["clusters"],
+    queryFn: ({ signal }) => fetchClusters(signal),
+    enabled: points.isSuccess,
+    staleTime: Number.POSITIVE_INFINITY,
+  });
+  const discovery = useQuery({
+    queryKey: ["discovery"],
+    queryFn: ({ signal }) => fetchDiscoveryStatus(signal),
+    staleTime: 30_000,
+  });
+  useReloadOnRun();
+
+  const isUnavailable = points.error instanceof SidecarError && points.error.status === 404;
+  if (isUnavailable && !points.isFetching) {
+    return <DiscoveryUnavailable status={discovery.data ?? null} onRetry={() => void points.refetch()} />;
+  }
+  if (points.isError) {
+    return (
+      <Notice
+        tone="bad"
+        title={points.error.message}
+        actions={<Button onClick={() => void points.refetch()}>Try again</Button>}
+      >
+        <p>The map could not be read from the sidecar.</p>
+      </Notice>
+    );
+  }
+  if (points.isPending) return <Skeleton label="Loading the points of the map" rows={8} />;
+  return (
+    <LoadedMap
+      view={view}
+      scheme={scheme}
+      points={points.data}
+      clusters={clusters.data ?? []}
+      runId={discovery.data?.run_id ?? points.data.runId}
+      isReloading={points.isFetching}
+      isWebglThere={isWebglThere}
+    />
+  );
+}
+
+interface LoadedMapProps {
+  view: MapView;
+  scheme: Scheme;
+  points: Points;
+  clusters: Awaited<ReturnType<typeof fetchClusters>>;
+  runId: string | null;
+  isReloading: boolean;
+  isWebglThere: boolean;
+}
+
+function LoadedMap({ view, scheme, points, clusters, runId, isReloading, isWebglThere }: LoadedMapProps) {
+  const hidden = useMemo(
+    () => ({
+      hiddenZones: new Set(view.hiddenZones.map((zone) => ZONES.indexOf(zone))),
+      hiddenClusters: new Set(view.hiddenClusters),
+    }),
+    [view.hiddenZones, view.hiddenClusters],
+  );
+  const visible = useMemo(() => visiblePoints(points, hidden), [points, hidden]);
+  const hasClusters = useMemo(() => countsByCluster(points).some(({ clusterId }) => clusterId >= 0), [points]);
+  const change = (part: Partial<MapView>): void => goTo({ ...view, ...part }, { replace: true });
+  return (
+    <div className={styles.page}>
+      {isWebglThere ? (
+        <MapCanvas
+          points={points}
+          clusters={clusters}
+          visible={visible}
+          colourBy={view.colourBy}
+          scheme={scheme}
+          camera={view.camera}
+          onCamera={(camera) => change({ camera })}
+          onOpen={(requestId, step) => goTo({ page: "live", requestId, step })}
+        />
+      ) : (
+        <Notice title="This browser gives no WebGL context">
+          <p>
+            The map draws {points.count.toLocaleString("en")} points with WebGL. Switch hardware acceleration on in the
+            browser's settings, or start Chromium with <code>--enable-unsafe-swiftshader</code> to draw in software. The
+            legend beside this text shows the counts all the same.
+          </p>
+        </Notice>
+      )}
+      <MapPanel
+        view={view}
+        scheme={scheme}
+        points={points}
+        clusters={clusters}
+        hasClusters={hasClusters}
+        numVisible={visible?.length ?? points.count}
+        runId={runId}
+        isReloading={isReloading}
+        onChange={change}
+      />
+    </div>
+  );
+}
+
+/** A new run, or a connection that comes back, makes the map ask again; the old points stay until the new ones are here. */
+function useReloadOnRun(): void {
+  const queries = useQueryClient();
+  const runId = useFeed((feed) => feed.run_id);
+  const numRunsSeen = useFeed((feed) => feed.num_runs_seen);
+  const [seen] = useState({ runId, numRunsSeen });
+  useEffect(() => {
+    if (runId === seen.runId && numRunsSeen === seen.numRunsSeen) return;
+    const isFirstWord = seen.runId === null && numRunsSeen === seen.numRunsSeen;
+    seen.runId = runId;
+    seen.numRunsSeen = numRunsSeen;
+    if (isFirstWord) return;
+    for (const key of ["points", "clusters", "discovery"]) void queries.invalidateQueries({ queryKey: [key] });
+  }, [runId, numRunsSeen, queries, seen]);
+}

@@ -1,0 +1,137 @@
+/** Questions to the sidecar over HTTP. */
+
+import { type RequestDetail, type RequestInfo, requestDetailFromJson, requestInfoFromJson } from "./wire";
+import { isZone, type Zone } from "./zones";
+
+/** An answer that is no answer: RFC 9457 problem details, or no connection at all (status 0). */
+export class SidecarError extends Error {
+  override readonly name = "SidecarError";
+  constructor(
+    readonly status: number,
+    readonly title: string,
+    readonly detail: string | null,
+  ) {
+    super(detail === null ? title : `${title}: ${detail}`);
+  }
+}
+
+async function ask(path: string, signal: AbortSignal | undefined): Promise<Response> {
+  let response: Response;
+  try {
+    response = await fetch(path, { ...(signal ? { signal } : {}) });
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    throw new SidecarError(0, "The sidecar does not answer", null);
+  }
+  if (response.ok) return response;
+  const isProblem = response.headers.get("content-type")?.includes("json") ?? false;
+  const problem: unknown = isProblem ? await response.json() : null;
+  const { title, detail } = (problem ?? {}) as { title?: unknown; detail?: unknown };
+  throw new SidecarError(
+    response.status,
+    typeof title === "string" ? title : `The sidecar answered ${response.status}`,
+    typeof detail === "string" ? detail : null,
+  );
+}
+
+async function askJson(path: string, signal?: AbortSignal): Promise<unknown> {
+  return (await ask(path, signal)).json();
+}
+
+export interface Health {
+  status: string;
+  version: string | null;
+  reasons: string[];
+}
+
+export async function fetchHealth(signal?: AbortSignal): Promise<Health> {
+  const { status, version, reasons } = (await askJson("/health", signal)) as Record<string, unknown>;
+  return {
+    status: typeof status === "string" ? status : "unknown",
+    version: typeof version === "string" ? version : null,
+    reasons: Array.isArray(reasons) ? reasons.map((reason) => reasonText(reason)) : [],
+  };
+}
+
+function reasonText(reason: unknown): string {
+  return typeof reason === "string" ? reason : JSON.stringify(reason);
+}
+
+export interface Stats {
+  fingerprints: number;
+  requests: number;
+  zones: Partial<Record<Zone, number>>;
+  clusters: number;
+  run_id: string | null;
+}
+
+export async function fetchStats(signal?: AbortSignal): Promise<Stats> {
+  return (await askJson("/stats", signal)) as Stats;
+}
+
+export interface DiscoveryStatus {
+  status: string;
+  run_id: string | null;
+  detail: string | null;
+  what_to_do: string[];
+}
+
+export async function fetchDiscoveryStatus(signal?: AbortSignal): Promise<DiscoveryStatus> {
+  const answer = (await askJson("/discovery/status", signal)) as Partial<DiscoveryStatus>;
+  return {
+    status: answer.status ?? "unavailable",
+    run_id: answer.run_id ?? null,
+    detail: answer.detail ?? null,
+    what_to_do: answer.what_to_do ?? [],
+  };
+}
+
+function listIn(answer: unknown, name: string): unknown[] {
+  if (Array.isArray(answer)) return answer;
+  const list = (answer as Record<string, unknown> | null)?.[name];
+  return Array.isArray(list) ? list : [];
+}
+
+export async function fetchRequests(limit: number, signal?: AbortSignal): Promise<RequestInfo[]> {
+  const answer = await askJson(`/requests?limit=${limit}`, signal);
+  return listIn(answer, "requests").flatMap((item) => requestInfoFromJson(item) ?? []);
+}
+
+export async function fetchRequest(requestId: string, signal?: AbortSignal): Promise<RequestDetail> {
+  const detail = requestDetailFromJson(await askJson(`/requests/${encodeURIComponent(requestId)}`, signal));
+  if (detail === null) throw new SidecarError(200, "The sidecar's answer holds no request", null);
+  return detail;
+}
+
+export interface Cluster {
+  cluster_id: number;
+  cluster_label: string;
+  size: number;
+  zone: Zone | null;
+  centroid_x: number | null;
+  centroid_y: number | null;
+}
+
+export async function fetchClusters(signal?: AbortSignal): Promise<Cluster[]> {
+  return listIn(await askJson("/clusters", signal), "clusters").flatMap((item) => {
+    const cluster = item as Partial<Record<keyof Cluster, unknown>>;
+    if (typeof cluster.cluster_id !== "number") return [];
+    const asNumber = (value: unknown): number | null => (typeof value === "number" ? value : null);
+    return [
+      {
+        cluster_id: cluster.cluster_id,
+        cluster_label:
+          typeof cluster.cluster_label === "string" ? cluster.cluster_label : `Cluster ${cluster.cluster_id}`,
+        size: asNumber(cluster.size) ?? 0,
+        zone: isZone(cluster.zone) ? cluster.zone : null,
+        centroid_x: asNumber(cluster.centroid_x),
+        centroid_y: asNumber(cluster.centroid_y),
+      },
+    ];
+  });
+}
+
+/** The published embedding as Arrow IPC bytes. */
+export async function fetchPoints(signal?: AbortSignal): Promise<Uint8Array> {
+  return new Uint8Array(await (await ask("/points", signal)).arrayBuffer());
+}
