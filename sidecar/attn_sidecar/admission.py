@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from attn_core.fingerprint import SUM_TOLERANCE, valid_rows, why_invalid
-from attn_core.wire import Batch, vectors_from_rows
+from attn_core.wire import SCHEMAS, Batch, vectors_from_rows
 
 LATEST_INSTANT_US = 2**53 - 1
 """Instants past the year 2255 are no instants, and JavaScript could not hold them exactly."""
@@ -23,10 +24,23 @@ def why_refused(batch: Batch) -> str | None:
     The reason begins with a stable word and a colon: ``id``, ``step``, ``instant``, ``vector``, ``context``, ``share``,
     ``topk`` or ``json``.
     """
-    rows = batch.rows
-    if not rows.num_rows:
-        return None
-    return _id_reason(rows) or (_fingerprint_reason(rows) if batch.kind == "fingerprints" else _request_reason(rows))
+    return _why_refused(batch.kind, batch.rows) if batch.rows.num_rows else None
+
+
+def refusals(batches: Sequence[Batch]) -> list[str | None]:
+    """`why_refused` of each batch, from one look at all their rows where they are all well."""
+    if len(batches) > 1 and all(_together_well(batches, kind) for kind in SCHEMAS):
+        return [None] * len(batches)
+    return [why_refused(batch) for batch in batches]
+
+
+def _together_well(batches: Sequence[Batch], kind: str) -> bool:
+    parts = [batch.rows for batch in batches if batch.kind == kind and batch.rows.num_rows]
+    return not parts or _why_refused(kind, pa.concat_batches(parts)) is None
+
+
+def _why_refused(kind: str, rows: pa.RecordBatch) -> str | None:
+    return _id_reason(rows) or (_fingerprint_reason(rows) if kind == "fingerprints" else _request_reason(rows))
 
 
 def _id_reason(rows: pa.RecordBatch) -> str | None:

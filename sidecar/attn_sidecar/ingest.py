@@ -18,7 +18,7 @@ import zmq
 
 from attn_core.errors import AttnError, WireError
 from attn_core.wire import MAGIC, MAX_BATCH_BYTES, SOURCE_ID_BYTES, Batch, ack_frames, decode_batch, refusal_frames
-from attn_sidecar.admission import why_refused
+from attn_sidecar.admission import refusals
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
 from attn_sidecar.store.jobs import ArrivedBatch
@@ -26,6 +26,7 @@ from attn_sidecar.store.jobs import ArrivedBatch
 _LOG = logger_named("ingest")
 PART = "ingest"
 _MESSAGES_A_TURN = 256
+_ROWS_A_TURN = 8192
 _RECEIVE_HIGH_WATER = 64
 """Messages ZMQ may hold for us a connection."""
 _COMMITTED_KEPT = 65_536
@@ -59,6 +60,13 @@ class IngestCounters:
             self.dropped_by_source.pop(next(iter(self.dropped_by_source)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Arrived:
+    identity: bytes
+    frames: Sequence[bytes]
+    batch: Batch
+
+
 class Ingest:
     """One ROUTER socket on one thread. `offer` hands a batch to the writer, or returns False where it has no room."""
 
@@ -80,7 +88,7 @@ class Ingest:
             raise AddressTaken(_explain(address, error)) from error
         self.address = str(self._router.getsockopt_string(zmq.LAST_ENDPOINT))
         self._answers: deque[list[bytes]] = deque()
-        self._held: ArrivedBatch | None = None
+        self._held: deque[ArrivedBatch] = deque()
         self._committed: OrderedDict[tuple[bytes, int], None] = OrderedDict()
         self._bell, self._bell_rope = socket.socketpair()
         self._bell.setblocking(False)
@@ -121,7 +129,7 @@ class Ingest:
         poller.register(self._bell, zmq.POLLIN)
         try:
             while True:
-                poller.modify(self._router, zmq.POLLIN if self._receiving and self._held is None else 0)
+                poller.modify(self._router, zmq.POLLIN if self._receiving and not self._held else 0)
                 ready = dict(poller.poll())
                 if self._bell.fileno() in ready:
                     self._bell.recv(4096)
@@ -129,9 +137,8 @@ class Ingest:
                 self._send_answers()
                 if ending:
                     return
-                if self._held is not None and self._offer(self._held):
-                    self._held = None
-                if self._router in ready:
+                self._hand_over()
+                if self._router in ready and self._receiving and not self._held:
                     self._receive()
         finally:
             if not self._ending:
@@ -139,35 +146,48 @@ class Ingest:
                 self._health.ail(PART, reason, blocks=True)
 
     def _receive(self) -> None:
-        for _ in range(_MESSAGES_A_TURN):
-            if self._held is not None or not self._receiving:
-                return
+        """Take what has arrived, up to a bound, and admit it in one go: checks cost by the call, hardly by the row."""
+        arrived: list[_Arrived] = []
+        num_rows = 0
+        while len(arrived) < _MESSAGES_A_TURN and num_rows < _ROWS_A_TURN:
             try:
                 identity, *frames = self._router.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
-            self._take(identity, frames)
-            self._send_answers()
+                break
+            if (batch := self._decode(identity, frames)) is not None:
+                arrived.append(_Arrived(identity=identity, frames=frames, batch=batch))
+                num_rows += batch.rows.num_rows
+        self._admit(arrived)
+        self._send_answers()
 
-    def _take(self, identity: bytes, frames: Sequence[bytes]) -> None:
+    def _decode(self, identity: bytes, frames: Sequence[bytes]) -> Batch | None:
         try:
             batch = decode_batch(frames)
         except WireError as error:
             self._refuse(identity, frames, word=error.reason, reason=f"{error.reason}: {error}")
-            return
+            return None
         self.counters.num_batches += 1
         if (batch.source_id, batch.seq) in self._committed:
             self.counters.num_repeated_batches += 1
-            self._acknowledge(identity, batch)
-            return
-        if (reason := why_refused(batch)) is not None:
-            self._refuse(identity, frames, word=reason.partition(":")[0], reason=reason)
-            return
-        self.counters.num_rows += batch.rows.num_rows
-        self.counters.say_dropped(batch)
-        job = ArrivedBatch(batch=batch, answer=partial(self._answer, identity, batch))
-        if not self._offer(job):
-            self._held = job
+            self._answers.append([identity, *ack_frames(source_id=batch.source_id, seq=batch.seq)])
+            return None
+        return batch
+
+    def _admit(self, arrived: Sequence[_Arrived]) -> None:
+        reasons = refusals([each.batch for each in arrived])
+        for each, reason in zip(arrived, reasons, strict=True):
+            if reason is not None:
+                self._refuse(each.identity, each.frames, word=reason.partition(":")[0], reason=reason)
+                continue
+            batch = each.batch
+            self.counters.num_rows += batch.rows.num_rows
+            self.counters.say_dropped(batch)
+            self._held.append(ArrivedBatch(batch=batch, answer=partial(self._answer, each.identity, batch)))
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        while self._held and self._offer(self._held[0]):
+            self._held.popleft()
 
     def _answer(self, identity: bytes, batch: Batch, reason: str | None) -> None:
         """The writer's word on a batch; called on the writing thread."""
@@ -185,9 +205,6 @@ class Ingest:
             self.counters.refused[reason.partition(":")[0]] += 1
         self._answers.append([identity, *frames])
         self.ring()
-
-    def _acknowledge(self, identity: bytes, batch: Batch) -> None:
-        self._answers.append([identity, *ack_frames(source_id=batch.source_id, seq=batch.seq)])
 
     def _refuse(self, identity: bytes, frames: Sequence[bytes], *, word: str, reason: str) -> None:
         self.counters.refused[word] += 1

@@ -64,10 +64,11 @@ def test_a_client_resumes_where_it_was(client, sender, after):
     sender.send(random_rows(600))
     sender.hear_all()
     with client.websocket_connect("/events") as first:
-        # Once this client has seen a token, the hub stands past all of them.
         first.receive_json()
         sender.send(random_rows(1, request_id="mark"))
-        tokens_of(first, 1)
+        # Once this client has seen the mark, the hub stands past all of them.
+        while tokens_of(first, 1)[0][-1]["request_id"] != "mark":
+            pass
     with client.websocket_connect(f"/events?after={after}") as socket:
         assert socket.receive_json()["cursor"] == after
         tokens, _ = tokens_of(socket, 601 - after)

@@ -88,10 +88,7 @@ def test_a_full_database_withholds_the_acknowledgement(client, sidecar, sender, 
 
 def test_one_impossible_row_does_not_take_others_with_it(client, sender, monkeypatch):
     """What admission let through and SQLite refuses for good is refused alone."""
-    monkeypatch.setattr(
-        "attn_sidecar.ingest.why_refused",
-        lambda batch: None,
-    )
+    monkeypatch.setattr("attn_sidecar.ingest.refusals", lambda batches: [None] * len(batches))
     from sidecar_tools import with_column
 
     bad = sender.send(with_column(random_rows(1), "step", [-1]))
