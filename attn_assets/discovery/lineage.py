@@ -85,9 +85,7 @@ def trace(labels: I32, before: I32, *, num_clusters: int, next_id: int) -> Linea
             parents = () if parent is None else (int(old_ids[parent]),)
             event, overlap = ("born", 0.0) if parent is None else ("split", float(jaccard[new, parent]))
         clusters.append(Ancestry(cluster_id=ids[new], event=event, parents=parents, overlap=overlap))
-    return Lineage(
-        clusters=tuple(clusters), gone=tuple(int(old_ids[j]) for j in free), next_id=next_id + len(unpaired)
-    )
+    return Lineage(clusters=tuple(clusters), gone=tuple(int(old_ids[j]) for j in free), next_id=next_id + len(unpaired))
 
 
 def _contingency(labels: I32, before: I32, old_ids: I32, num_clusters: int) -> npt.NDArray[np.int64]:

@@ -36,9 +36,7 @@ def expected_calibration_error(confidence: npt.NDArray[np.floating], correct: np
     )
 
 
-def reliability(
-    confidence: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_]
-) -> list[dict[str, float]]:
+def reliability(confidence: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_]) -> list[dict[str, float]]:
     """The reliability table: for each of ten bins that holds rows its mean confidence, share correct, share of rows."""
     bins = np.clip((np.asarray(confidence) * NUM_BINS).astype(np.int64), 0, NUM_BINS - 1)
     table = []

@@ -62,9 +62,7 @@ class Served:
     reliability: list[dict[str, float]]
 
 
-def fit(
-    rows: Labelled, *, cluster_ids: I32, cluster_zone: npt.NDArray[np.int8], seed: int
-) -> Served:
+def fit(rows: Labelled, *, cluster_ids: I32, cluster_zone: npt.NDArray[np.int8], seed: int) -> Served:
     """The served classifier of clusters 0..c-1, whose stable ids and zones these are."""
     fit_part, curve_part, judge_part = split_rows(len(rows.labels), shares=SPLIT, seed=seed)
     # A cluster must keep members to be tiled with: those of small clusters may all lie in the other parts.

@@ -1,0 +1,155 @@
+"""The graph: fingerprints -> umap_embedding -> hdbscan_clusters -> zone_labels -> classifier_bundle, by the hour."""
+
+# No postponed annotations in this module: Dagster reads them as types.
+
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from attn_assets.defs import checks
+from attn_assets.defs.partitions import hourly, last_hours
+from attn_assets.defs.resources import FingerprintStore, Keepers, Plan, Progress
+from attn_assets.discovery.tables import facts_of
+from attn_assets.discovery.window import rows_between
+from attn_assets.measure import Cost
+from attn_assets.previews import cluster_preview, row_preview
+from attn_assets.publishing import Assets, check_agreement, fit_classifier, metrics_of, publish_run, why_not
+from attn_assets.stages import Tables, find_clusters, label_zones, locate
+
+
+def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinition]:
+    """The five assets, partitioned from `first_hour` on, each window `window_hours` long."""
+    # Said here: with checks beside it Dagster takes no type from the annotation of a result.
+    tables = dg.PythonObjectDagsterType((pa.Table, dict), name="Tables")
+
+    def made_by(kind: str, *, asset: str) -> dict[str, Any]:
+        return {
+            "partitions_def": hourly(first_hour),
+            "group_name": "discovery",
+            "kinds": {kind, "parquet"},
+            "check_specs": checks.blocking(asset),
+            "dagster_type": tables,
+        }
+
+    @dg.asset(**made_by("sqlite", asset="fingerprints"))
+    def fingerprints(
+        context: dg.AssetExecutionContext, store: FingerprintStore, progress: dg.ResourceParam[Progress]
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """The hour's rows of the sidecar's database, as they are."""
+        span = context.partition_time_window
+        with Cost() as cost, progress.stage("fingerprints"):
+            rows = store.rows(start_us=_us(span.start), end_us=_us(span.end))
+        note = "" if rows.num_rows else "no fingerprints were captured in this hour"
+        return _result("fingerprints", rows, checks.fingerprints_are_valid(rows), cost, row_preview(rows, note))
+
+    @dg.asset(
+        **made_by("umap", asset="umap_embedding"),
+        ins={"fingerprints": dg.AssetIn(partition_mapping=last_hours(window_hours))},
+    )
+    def umap_embedding(
+        context: dg.AssetExecutionContext,
+        plan: Plan,
+        progress: dg.ResourceParam[Progress],
+        keepers: dg.ResourceParam[Keepers],
+        fingerprints: pa.Table,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """The window's rows with their place on the map: UMAP on a sample, the rest placed against it."""
+        start_us, end_us = plan.window_us(_us(context.partition_time_window.end))
+        rows = rows_between(fingerprints, start_us=start_us, end_us=end_us, max_id=plan.max_fingerprint_id)
+        with Cost() as cost, progress.stage("umap_embedding"):
+            located = locate(
+                rows,
+                window_us=(start_us, end_us),
+                sample_size=plan.umap_sample_size,
+                batch_size=plan.batch_size,
+                seed=plan.seed,
+                keeper=keepers.keeper("umap_embedding"),
+                report=lambda done, total: progress.report("umap_embedding", done, total),
+            )
+        note = "" if rows.num_rows else f"no fingerprints in the {plan.window_hours} hours up to here: an empty map"
+        shown = {**facts_of(located)["metrics"], **row_preview(located, note)}
+        return _result("umap_embedding", located, checks.embedding_is_complete(located), cost, shown)
+
+    @dg.asset(**made_by("hdbscan", asset="hdbscan_clusters"))
+    def hdbscan_clusters(
+        plan: Plan, progress: dg.ResourceParam[Progress], umap_embedding: pa.Table
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """Each row's cluster, by ids that last from run to run, and the clusters with their lineage."""
+        with Cost() as cost, progress.stage("hdbscan_clusters"):
+            found = find_clusters(
+                umap_embedding,
+                min_cluster_size=plan.min_cluster_size,
+                batch_size=plan.batch_size,
+                previous_bundle=plan.previous(),
+            )
+        note = "" if found["clusters"].num_rows else "No clusters detected: every row is noise"
+        shown = {**facts_of(found["points"])["metrics"], **row_preview(found["clusters"], note)}
+        check = checks.clusters_cover_rows(found, umap_embedding)
+        return _result("hdbscan_clusters", found, check, cost, shown)
+
+    @dg.asset(**made_by("numpy", asset="zone_labels"))
+    def zone_labels(
+        progress: dg.ResourceParam[Progress], umap_embedding: pa.Table, hdbscan_clusters: Tables
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """Each cluster's zone with score, margin and evidence, and each row's zone."""
+        with Cost() as cost, progress.stage("zone_labels"):
+            labelled = label_zones(umap_embedding, hdbscan_clusters)
+        shown = {**facts_of(labelled["points"])["metrics"], "preview": cluster_preview(labelled, hdbscan_clusters)}
+        return _result("zone_labels", labelled, checks.zones_are_valid(labelled, umap_embedding), cost, shown)
+
+    @dg.asset(**made_by("numpy", asset="classifier_bundle"))
+    def classifier_bundle(
+        context: dg.AssetExecutionContext,
+        plan: Plan,
+        store: FingerprintStore,
+        progress: dg.ResourceParam[Progress],
+        umap_embedding: pa.Table,
+        hdbscan_clusters: Tables,
+        zone_labels: Tables,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """The bundle that the sidecar serves, published as `latest`, with the run recorded in the database."""
+        assets = Assets(located=umap_embedding, clusters=hdbscan_clusters, zones=zone_labels)
+        started_at_us = time.time_ns() // 1000
+        run_id, shown = None, {}
+        reason = why_not(umap_embedding, discovery_dir=plan.output)
+        with Cost() as cost, progress.stage("classifier_bundle"):
+            if reason is None:
+                fitted = fit_classifier(assets, seed=plan.seed)
+                check_agreement(fitted.served, floor=plan.min_agreement)
+                run_id = publish_run(
+                    assets,
+                    fitted,
+                    discovery_dir=plan.output,
+                    db=store.path,
+                    run_id=plan.run_id,
+                    parameters=plan.parameters(),
+                    started_at_us=started_at_us,
+                )
+                shown = {**metrics_of(assets, fitted.served), "preview": cluster_preview(zone_labels, hdbscan_clusters)}
+        note = f"published as {run_id}" if run_id else f"not published: {reason}"
+        context.log.info(note)
+        outcome = pa.table({"run_id": pa.array([run_id], pa.string()), "note": pa.array([note], pa.string())})
+        check = checks.bundle_is_sound(outcome, discovery_dir=plan.output, min_agreement=plan.min_agreement)
+        shown = {**shown, "published": run_id is not None, "note": note, "dagster/row_count": umap_embedding.num_rows}
+        return _result("classifier_bundle", outcome, check, cost, shown)
+
+    return [fingerprints, umap_embedding, hdbscan_clusters, zone_labels, classifier_bundle]
+
+
+def _result(
+    asset: str, value: pa.Table | Tables, check: dg.AssetCheckResult, cost: Cost, shown: Mapping[str, Any]
+) -> dg.MaterializeResult[Any]:
+    rows = value["points"] if isinstance(value, dict) else value
+    return dg.MaterializeResult(
+        value=value,
+        check_results=[checks.result(asset, check)],
+        metadata={"dagster/row_count": rows.num_rows, **cost.metadata(), **shown},
+    )
+
+
+def _us(when: datetime) -> int:
+    return round(when.timestamp() * 1e6)

@@ -1,0 +1,77 @@
+"""When an hour is made: the job, its hourly schedule, and the sensor that watches the sidecar's database."""
+
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from attn_assets.defs.partitions import key_from_us, us_from_key
+from attn_assets.defs.resources import FingerprintStore
+from attn_assets.defs.watch import Cursor, Rules, decide
+from attn_assets.settings import HOUR_FORMAT
+from attn_core.errors import StoreError
+from attn_core.store import HOUR_US, hours_with_rows_after, open_reader
+
+SENSOR_INTERVAL_S = 30
+
+
+def build_job() -> UnresolvedAssetJobDefinition:
+    """All five assets of one hour, with their checks."""
+    return dg.define_asset_job("discover_hour", selection=dg.AssetSelection.all())
+
+
+def build_schedule(job: UnresolvedAssetJobDefinition, *, first_hour: str, window_hours: int) -> dg.ScheduleDefinition:
+    """Two minutes past each hour, the hour that has just ended: the last word on it, late rows included."""
+
+    @dg.schedule(
+        job=job, cron_schedule="2 * * * *", execution_timezone="UTC", name="hourly_discovery",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )  # fmt: skip
+    def hourly_discovery(context: dg.ScheduleEvaluationContext, store: FingerprintStore) -> object:
+        ended = context.scheduled_execution_time.astimezone(UTC) - timedelta(hours=1)
+        key = ended.strftime(HOUR_FORMAT)
+        if us_from_key(key) < us_from_key(first_hour):
+            return dg.SkipReason(f"{key} is before the first partition, {first_hour}")
+        end_us = us_from_key(key) + HOUR_US
+        try:
+            rows = store.count(start_us=end_us - window_hours * HOUR_US, end_us=end_us)
+        except StoreError as error:
+            return dg.SkipReason(str(error))
+        if rows == 0:
+            return dg.SkipReason(f"no fingerprints in the {window_hours} hours up to {key}")
+        return dg.RunRequest(run_key=f"hourly/{key}", partition_key=key)
+
+    return hourly_discovery
+
+
+def build_sensor(job: UnresolvedAssetJobDefinition, *, rules: Rules) -> dg.SensorDefinition:
+    """Requests an hour's partition when the database has new rows of it, late ones included."""
+
+    @dg.sensor(
+        job=job, name="new_fingerprints", minimum_interval_seconds=SENSOR_INTERVAL_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )  # fmt: skip
+    def new_fingerprints(context: dg.SensorEvaluationContext, store: FingerprintStore) -> object:
+        cursor = Cursor.from_json(context.cursor)
+        try:
+            with closing(open_reader(store.path)) as connection:
+                hours = hours_with_rows_after(connection, after_id=cursor.watermark_id)
+        except StoreError as error:
+            return dg.SkipReason(str(error))
+        decision = decide(hours, cursor=cursor, now_us=round(datetime.now(UTC).timestamp() * 1e6), rules=rules)
+        requests = [
+            dg.RunRequest(
+                run_key=f"{key_from_us(hour_us)}/{max_id}",
+                partition_key=key_from_us(hour_us),
+                tags={"attn/new_rows": str(rows)},
+            )
+            for hour_us, rows, max_id in decision.requests
+        ]
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=None if requests else dg.SkipReason(decision.evidence),
+            cursor=decision.cursor.to_json(),
+        )
+
+    return new_fingerprints

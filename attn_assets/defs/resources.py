@@ -1,0 +1,101 @@
+"""What the assets are given: the store, the plan of a run, somebody to tell of progress, a keeper of finished pieces."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+
+from attn_assets.discovery.embedding import Keeper, NoKeeper
+from attn_core.bundle import LATEST, Bundle, open_bundle
+from attn_core.errors import BundleError
+from attn_core.store import HOUR_US, open_reader, read_fingerprints
+
+
+class FingerprintStore(dg.ConfigurableResource):  # type: ignore[misc]
+    """The sidecar's database."""
+
+    db: str
+
+    @property
+    def path(self) -> Path:
+        """Where the database lies."""
+        return Path(self.db)
+
+    def rows(self, *, start_us: int, end_us: int) -> pa.Table:
+        """Fingerprints captured in [start_us, end_us)."""
+        with closing(open_reader(self.path)) as connection:
+            return read_fingerprints(connection, start_us=start_us, end_us=end_us)
+
+    def count(self, *, start_us: int, end_us: int) -> int:
+        """How many fingerprints were captured in [start_us, end_us)."""
+        with closing(open_reader(self.path)) as connection:
+            sql = "SELECT count(*) FROM fingerprints WHERE captured_at_us >= ? AND captured_at_us < ?"
+            return int(connection.execute(sql, (start_us, end_us)).fetchone()[0])
+
+
+class Plan(dg.ConfigurableResource):  # type: ignore[misc]
+    """How a run is to be made. What is None is taken from the partition and the clock."""
+
+    discovery_dir: str
+    window_hours: int
+    min_cluster_size: int
+    umap_sample_size: int
+    batch_size: int
+    seed: int
+    min_agreement: float
+    run_id: str | None = None
+    window_start_us: int | None = None
+    window_end_us: int | None = None
+    max_fingerprint_id: int | None = None
+    previous_run_id: str | None = None
+    """Whose cluster ids to carry on; None: those of `latest`, empty: nobody's."""
+
+    @property
+    def output(self) -> Path:
+        """Where bundles are published."""
+        return Path(self.discovery_dir)
+
+    def window_us(self, partition_end_us: int) -> tuple[int, int]:
+        """[start, end) of the window of the hour that ends then; a running hour ends now."""
+        end = min(partition_end_us, time.time_ns() // 1000) if self.window_end_us is None else self.window_end_us
+        start = partition_end_us - self.window_hours * HOUR_US if self.window_start_us is None else self.window_start_us
+        return start, end
+
+    def previous(self) -> Bundle | None:
+        """The run whose cluster ids are carried on, where there is one that can be read."""
+        name = LATEST if self.previous_run_id is None else self.previous_run_id
+        try:
+            return open_bundle(self.output / name) if name else None
+        except BundleError:
+            return None
+
+    def parameters(self) -> dict[str, int]:
+        """What the manifest says of the run."""
+        names = ("window_hours", "min_cluster_size", "umap_sample_size", "batch_size", "seed")
+        return {name: getattr(self, name) for name in names}
+
+
+class Progress:
+    """Told what goes on; this one tells nobody."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Surrounds the work of one asset."""
+        self.report(name, 0, 0)
+        yield
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` rows of a stage; `total` 0 where it is not known."""
+
+
+class Keepers:
+    """Gives each asset its keeper of finished pieces; this one keeps nothing."""
+
+    def keeper(self, asset: str) -> Keeper:
+        """The keeper of this asset."""
+        return NoKeeper()

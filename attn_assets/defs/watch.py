@@ -1,0 +1,96 @@
+"""Which hours the sensor asks for: pure, so that it can be tried without Dagster or a clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from attn_core.store import HOUR_US
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """When a request is worth it."""
+
+    min_new_rows: int
+    """New rows that a running hour needs; an hour that has ended needs one."""
+    debounce_s: int
+    """Seconds between two requests of one hour."""
+    first_hour_us: int
+    """Hours before this have no partition."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The last request of an hour: rows above the watermark that it covered, highest id among them, and when."""
+
+    num_rows: int
+    max_id: int
+    at_us: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cursor:
+    """Every row up to `watermark_id` was requested; of the newer ones, those that `hours` says."""
+
+    watermark_id: int = 0
+    hours: Mapping[int, Asked] = field(default_factory=dict)
+    """By hour start, UTC microseconds."""
+
+    @classmethod
+    def from_json(cls, text: str | None) -> Cursor:
+        """The cursor that `to_json` wrote; the beginning for None."""
+        if not text:
+            return cls()
+        raw = json.loads(text)
+        hours = {int(h): Asked(num_rows=r, max_id=m, at_us=a) for h, (r, m, a) in raw["hours"].items()}
+        return cls(watermark_id=raw["watermark_id"], hours=hours)
+
+    def to_json(self) -> str:
+        """Small JSON: the watermark, and three numbers for each hour asked for lately."""
+        hours = {str(h): [one.num_rows, one.max_id, one.at_us] for h, one in sorted(self.hours.items())}
+        return json.dumps({"watermark_id": self.watermark_id, "hours": hours})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What to ask for, why nothing where nothing, and the cursor of the next look."""
+
+    requests: tuple[tuple[int, int, int], ...]
+    """(hour start in UTC us, new rows, highest id), oldest hour first."""
+    evidence: str
+    cursor: Cursor
+
+
+def decide(hours: Sequence[tuple[int, int, int]], *, cursor: Cursor, now_us: int, rules: Rules) -> Decision:
+    """From (hour start, rows above the watermark, highest id) of each hour with such rows."""
+    requests, waiting, asked = [], [], dict(cursor.hours)
+    for hour_us, num_rows, max_id in hours:
+        last = asked.get(hour_us)
+        new_rows = num_rows if last is None else num_rows - last.num_rows
+        if hour_us < rules.first_hour_us:
+            asked[hour_us] = Asked(num_rows=num_rows, max_id=max_id, at_us=now_us)
+        elif new_rows <= 0:
+            continue
+        elif last is not None and now_us - last.at_us < rules.debounce_s * 1_000_000:
+            waiting.append(f"{new_rows} rows, asked for {(now_us - last.at_us) // 1_000_000} s ago")
+        elif new_rows < rules.min_new_rows and now_us < hour_us + HOUR_US:
+            waiting.append(f"{new_rows} rows of the {rules.min_new_rows} that a running hour needs")
+        else:
+            requests.append((hour_us, new_rows, max_id))
+            asked[hour_us] = Asked(num_rows=num_rows, max_id=max_id, at_us=now_us)
+    if not waiting:
+        # All is asked for: the watermark moves up, and only the instants of the requests still matter.
+        watermark = max([cursor.watermark_id, *(max_id for _, _, max_id in hours)])
+        recent = now_us - rules.debounce_s * 1_000_000
+        asked = {
+            h: Asked(num_rows=0, max_id=one.max_id, at_us=one.at_us) for h, one in asked.items() if one.at_us > recent
+        }
+        next_cursor = Cursor(watermark_id=watermark, hours=asked)
+    else:
+        next_cursor = Cursor(watermark_id=cursor.watermark_id, hours=asked)
+    evidence = f"no new fingerprints after id {next_cursor.watermark_id}"
+    if waiting:
+        evidence = "waiting: " + "; ".join(waiting)
+    return Decision(requests=tuple(requests), evidence=evidence, cursor=next_cursor)

@@ -1,0 +1,92 @@
+"""A window's map: fitted on a seeded sample, the rest placed in batches, each finished piece handed to a keeper.
+
+A keeper remembers finished pieces between attempts, so that a run that was interrupted takes up where it stopped. What
+it gives back is bit for bit what was put in, so the result does not depend on whether there was an interruption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from attn_assets.discovery.mapping import fit_map, place
+from attn_assets.discovery.neighbours import Frame
+from attn_assets.discovery.sample import sample_rows
+
+F32 = npt.NDArray[np.float32]
+Report = Callable[[int, int], None]
+"""Told (rows done, rows in all)."""
+
+
+class Keeper(Protocol):
+    """Remembers arrays by name."""
+
+    def recall(self, name: str) -> F32 | None:
+        """The array put in under this name, or None."""
+
+    def keep(self, name: str, array: F32) -> None:
+        """Remember the array, durably where the keeper is durable."""
+
+
+class NoKeeper:
+    """Remembers nothing."""
+
+    def recall(self, name: str) -> F32 | None:
+        """Nothing."""
+        return None
+
+    def keep(self, name: str, array: F32) -> None:
+        """Forget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """Where each of m rows lies on the map."""
+
+    positions: F32
+    """[m, 2]"""
+    in_sample: npt.NDArray[np.bool_]
+    """[m], whether the map was fitted on the row (else it was placed)."""
+
+
+def embed(features: F32, *, sample_size: int, batch_size: int, seed: int, keeper: Keeper, report: Report) -> Embedding:
+    """The map of float32 [m, d]: UMAP on at most `sample_size` rows, the rest in batches of `batch_size`."""
+    num_rows = len(features)
+    chosen = sample_rows(num_rows, size=sample_size, seed=seed)
+    report(0, num_rows)
+    frame = Frame(features[chosen]) if num_rows else None
+    positions = np.zeros((num_rows, 2), dtype=np.float32)
+    in_sample = np.zeros(num_rows, dtype=np.bool_)
+    in_sample[chosen] = True
+    if frame is None:
+        return Embedding(positions=positions, in_sample=in_sample)
+    frame_map = _remembered(keeper, "map", lambda: fit_map(frame, seed=seed))
+    positions[chosen] = frame_map
+    done = len(chosen)
+    report(done, num_rows)
+    rest = np.flatnonzero(~in_sample)
+    for start in range(0, len(rest), batch_size):
+        batch = rest[start : start + batch_size]
+        # Bound to a name now: a lambda in a loop would see the next batch.
+        queries = features[batch]
+        positions[batch] = _remembered(
+            keeper,
+            f"placed-{start:012d}",
+            lambda q=queries: place(frame, frame_map, q),  # type: ignore[misc]
+        )
+        done += len(batch)
+        report(done, num_rows)
+    return Embedding(positions=positions, in_sample=in_sample)
+
+
+def _remembered(keeper: Keeper, name: str, make: Callable[[], F32]) -> F32:
+    known = keeper.recall(name)
+    if known is not None:
+        return known
+    made = make()
+    keeper.keep(name, made)
+    return made

@@ -1,0 +1,81 @@
+"""Settings of discovery, read from the environment in this one place.
+
+| variable               | meaning                                                            | default                |
+|------------------------|--------------------------------------------------------------------|------------------------|
+| ATTN_DB                | SQLite database with fingerprints                                  | data/fingerprints.db   |
+| ATTN_DISCOVERY_DIR     | where bundles are published (`latest` points to the newest)        | data/discovery_outputs |
+| ATTN_ASSETS_DIR        | where the assets' Parquet files lie                                | data/assets            |
+| ATTN_WINDOW_HOURS      | hours of fingerprints that a run looks at                          | 24                     |
+| ATTN_MIN_CLUSTER_SIZE  | fewest rows that make a cluster                                    | 20                     |
+| ATTN_UMAP_SAMPLE_SIZE  | rows that the map is fitted on; the others are placed against them | 50000                  |
+| ATTN_BATCH_SIZE        | rows placed at a time                                              | 20000                  |
+| ATTN_SEED              | seed of sample, map and splits                                     | 0                      |
+| ATTN_MIN_NEW_ROWS      | new rows in the running hour before the sensor asks for it         | 50                     |
+| ATTN_DEBOUNCE_S        | seconds between two requests of one hour by the sensor             | 300                    |
+| ATTN_MIN_AGREEMENT     | agreement with the offline clusters below which nothing is published | 0.6                  |
+| ATTN_FIRST_HOUR        | first hourly partition, UTC                                        | 2026-01-01-00:00       |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from attn_core.errors import SettingsError
+
+HOUR_FORMAT = "%Y-%m-%d-%H:%M"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All of discovery's settings; the fields are those of the table above."""
+
+    db: Path = Path("data/fingerprints.db")
+    discovery_dir: Path = Path("data/discovery_outputs")
+    assets_dir: Path = Path("data/assets")
+    window_hours: int = 24
+    min_cluster_size: int = 20
+    umap_sample_size: int = 50_000
+    batch_size: int = 20_000
+    seed: int = 0
+    min_new_rows: int = 50
+    debounce_s: int = 300
+    min_agreement: float = 0.6
+    first_hour: str = "2026-01-01-00:00"
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("window_hours", 1),
+            ("min_cluster_size", 2),
+            ("umap_sample_size", 50),
+            ("batch_size", 1),
+            ("seed", 0),
+            ("min_new_rows", 1),
+            ("debounce_s", 0),
+        ):
+            if getattr(self, name) < least:
+                raise SettingsError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        if not 0.0 <= self.min_agreement <= 1.0:
+            raise SettingsError(f"min_agreement is {self.min_agreement}: it lies between 0 and 1")
+        try:
+            datetime.strptime(self.first_hour, HOUR_FORMAT)
+        except ValueError as error:
+            raise SettingsError(f"first_hour is {self.first_hour!r}: expected UTC such as 2026-01-01-00:00") from error
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Settings:
+        """The settings that these variables say; raises `SettingsError` naming the variable that cannot be used."""
+        chosen: dict[str, object] = {}
+        for name, default in vars(cls()).items():
+            variable = f"ATTN_{name.upper()}"
+            if variable not in environ:
+                continue
+            try:
+                chosen[name] = (
+                    type(default)(environ[variable]) if not isinstance(default, Path) else Path(environ[variable])
+                )
+            except ValueError as error:
+                raise SettingsError(f"{variable}={environ[variable]!r}: expected a {type(default).__name__}") from error
+        return cls(**chosen)  # type: ignore[arg-type]

@@ -1,0 +1,102 @@
+"""One function a stage of the graph: tables in, tables out, facts and metrics in the tables' metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from attn_assets.discovery import quality
+from attn_assets.discovery.embedding import Keeper, Report, embed
+from attn_assets.discovery.grouping import group
+from attn_assets.discovery.labelling import label_clusters, zone_of_rows
+from attn_assets.discovery.previous import previous_of
+from attn_assets.discovery.tables import (
+    cluster_tables,
+    embedding_of,
+    labels_of,
+    located_rows,
+    with_facts,
+    zone_tables,
+)
+from attn_assets.discovery.window import window_from_table
+from attn_core.bundle import Bundle
+from attn_core.zones import ZONES
+
+Tables = dict[str, pa.Table]
+Figures = dict[str, float | int]
+
+
+def locate(
+    rows: pa.Table,
+    *,
+    window_us: tuple[int, int],
+    sample_size: int,
+    batch_size: int,
+    seed: int,
+    keeper: Keeper,
+    report: Report,
+) -> pa.Table:
+    """The window's rows with their place on the map. Facts: window_start_us, window_end_us, metrics."""
+    window = window_from_table(rows)
+    embedding = embed(
+        window.features, sample_size=sample_size, batch_size=batch_size, seed=seed, keeper=keeper, report=report
+    )
+    trust = quality.trustworthiness(window.features, embedding.positions, seed=seed)
+    metrics: Figures = {
+        "num_sampled": int(embedding.in_sample.sum()),
+        "num_companions_assumed": window.num_filled,
+        **({} if trust is None else {"trustworthiness": trust}),
+    }
+    facts = {"window_start_us": window_us[0], "window_end_us": window_us[1], "metrics": metrics}
+    return with_facts(located_rows(rows, embedding), facts)
+
+
+def find_clusters(
+    located: pa.Table, *, min_cluster_size: int, batch_size: int, previous_bundle: Bundle | None
+) -> Tables:
+    """`points` and `clusters`. Facts of `points`: metrics, previous_run_id, next_id, gone."""
+    previous = previous_of(located, previous_bundle)
+    grouping = group(
+        embedding_of(located),
+        min_cluster_size=min_cluster_size,
+        batch_size=batch_size,
+        before=previous.before,
+        next_id=previous.next_id,
+    )
+    lineage = grouping.lineage
+    metrics: Figures = {
+        "num_clusters": len(grouping.persistence),
+        "noise_share": float((grouping.labels < 0).mean()) if located.num_rows else 0.0,
+        "validity": grouping.validity,
+        "min_samples": grouping.min_samples,
+        "num_born": sum(one.event in ("born", "split") for one in lineage.clusters),
+        "num_gone": len(lineage.gone),
+    }
+    facts = {
+        "metrics": metrics,
+        "previous_run_id": previous.run_id,
+        "next_id": lineage.next_id,
+        "gone": list(lineage.gone),
+    }
+    tables = cluster_tables(grouping)
+    return {**tables, "points": with_facts(tables["points"], facts)}
+
+
+def label_zones(located: pa.Table, clusters: Mapping[str, pa.Table]) -> Tables:
+    """`points`, `clusters` and `zone_labels`. Facts of `points`: metrics (the share of each zone)."""
+    window, labels = window_from_table(located), labels_of(clusters)
+    probabilities = window.zone_probabilities()
+    zones = label_clusters(
+        labels,
+        num_clusters=clusters["clusters"].num_rows,
+        probabilities=probabilities,
+        evidence=window.zone_features(),
+    )
+    zone_index, score = zone_of_rows(labels, zones=zones, probabilities=probabilities)
+    counts = np.bincount(zone_index, minlength=len(ZONES)) / max(len(zone_index), 1)
+    metrics = {f"share_{name}": float(counts[i]) for i, name in enumerate(ZONES)}
+    ids = clusters["clusters"].column("cluster_id").to_numpy()
+    tables = zone_tables(cluster_ids=ids, zones=zones, zone_index=zone_index, score=score)
+    return {**tables, "points": with_facts(tables["points"], {"metrics": metrics})}
