@@ -111,7 +111,7 @@ class Sidecar:
         """Every HTTP endpoint, over these parts."""
         return [
             *health.endpoints(self.health),
-            *fingerprint.endpoints(self.writer, now_us=self.now_us),
+            *fingerprint.endpoints(self.writer, desk=self.desk, now_us=self.now_us),
             *classify.endpoints(self.desk),
             *discovery.endpoints(self.discovery),
             *stats.endpoints(

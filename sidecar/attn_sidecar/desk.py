@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
+from attn_core.errors import InvalidFingerprint
 from attn_sidecar.discovery import Discovery
 from attn_sidecar.manifold import Manifold, Question, manifolds
 
@@ -44,7 +45,7 @@ class ClassifyDesk:
             self._thread.join()
 
     async def classify(self, question: Question) -> tuple[Manifold, str | None]:
-        """The manifold of one vector and the run that says so."""
+        """The manifold of one vector and the run that says so; raises `InvalidFingerprint`."""
         asked = _Asked(question=question, answer=asyncio.get_running_loop().create_future())
         with self._bell:
             self._waiting.append(asked)
@@ -66,7 +67,11 @@ class ClassifyDesk:
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_QUESTIONS_A_BATCH))]
 
     @staticmethod
-    def _hand_out(batch: list[_Asked], answers: list[Manifold], run_id: str | None) -> None:
-        for asked, manifold in zip(batch, answers, strict=True):
-            if not asked.answer.done():
-                asked.answer.set_result((manifold, run_id))
+    def _hand_out(batch: list[_Asked], answers: list[Manifold | InvalidFingerprint], run_id: str | None) -> None:
+        for asked, answer in zip(batch, answers, strict=True):
+            if asked.answer.done():
+                continue
+            if isinstance(answer, InvalidFingerprint):
+                asked.answer.set_exception(answer)
+            else:
+                asked.answer.set_result((answer, run_id))

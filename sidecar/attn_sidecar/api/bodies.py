@@ -1,17 +1,16 @@
-"""What callers send: read up to a bound, decoded by msgspec, and checked against the fingerprint's invariants."""
+"""What callers send: read up to a bound, and decoded by msgspec."""
 
 from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 from starlette.requests import Request
 
-from attn_core.fingerprint import DIM, SUM_TOLERANCE, why_invalid
+from attn_core.fingerprint import DIM
 from attn_sidecar.admission import LATEST_INSTANT_US, MAX_ID_CHARS
-from attn_sidecar.api.problems import Problem
+from attn_sidecar.api.problems import Problem, vector_problem
 from attn_sidecar.manifold import Question
 
 MAX_BODY_BYTES = 1 << 20
@@ -112,23 +111,9 @@ def _too_large(detail: str) -> Problem:
 
 
 def question_from_body(body: ClassifyBody | FingerprintBody) -> Question:
-    """The body's vector and companions, checked; raises `Problem` 422 naming the first invariant broken."""
+    """The body's vector and companions; raises `Problem` 422 where it has not 20 numbers."""
     if len(body.vector) != DIM:
-        raise _broken(f"vector has {len(body.vector)} numbers; a fingerprint has {DIM}")
-    with np.errstate(over="ignore"):
-        vector = np.array(body.vector, dtype=np.float32)
-    known = None if body.context_len is None else np.array([body.context_len])
-    if (reason := why_invalid(vector[None, :], known)[0]) is not None:
-        raise _broken(reason)
-    return Question(vector=vector, context_len=body.context_len, sink_mass=body.sink_mass, periodicity=body.periodicity)
-
-
-def _broken(reason: str) -> Problem:
-    return Problem(
-        422,
-        "vector-invalid",
-        title="The vector is no fingerprint",
-        detail=reason,
-        mend=f"{DIM} finite numbers: masses (0-2) and histogram (4-11) each sum to 1 within {SUM_TOLERANCE}, entropies "
-        "(3, 12-19) in nats, at least 0 and at most ln(context_len)",
+        raise vector_problem(f"vector has {len(body.vector)} numbers; a fingerprint has {DIM}")
+    return Question(
+        vector=body.vector, context_len=body.context_len, sink_mass=body.sink_mass, periodicity=body.periodicity
     )

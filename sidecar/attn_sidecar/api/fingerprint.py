@@ -12,6 +12,7 @@ from starlette.responses import Response
 from attn_core.bundle import SCHEMA_VERSION
 from attn_sidecar.api.bodies import FingerprintBody, question_from_body, read_body
 from attn_sidecar.api.endpoint import Endpoint, json_response
+from attn_sidecar.desk import ClassifyDesk
 from attn_sidecar.manifold import Manifold
 from attn_sidecar.store.jobs import PostedFingerprint, Stored
 from attn_sidecar.store.writer import Writer
@@ -28,20 +29,33 @@ class FingerprintAnswer(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str | None
 
 
-def endpoints(writer: Writer, *, now_us: Callable[[], int]) -> list[Endpoint]:
-    """The endpoint, storing through this writer."""
+def endpoints(writer: Writer, *, desk: ClassifyDesk, now_us: Callable[[], int]) -> list[Endpoint]:
+    """The endpoint, classifying at this desk, storing through this writer."""
     decoder = msgspec.json.Decoder(FingerprintBody)
 
     async def add_fingerprint(request: Request) -> Response:
         body = await read_body(request, decoder)
-        stored = await _store(writer, body, now_us=now_us())
+        question = question_from_body(body)
+        manifold, run_id = await desk.classify(question)
+        stored = await _store(
+            writer,
+            lambda answer: PostedFingerprint(
+                request_id=body.request_id,
+                step=body.step,
+                captured_at_us=now_us() if body.captured_at_us is None else body.captured_at_us,
+                question=question,
+                manifold=manifold,
+                run_id=run_id,
+                answer=answer,
+            ),
+        )
         answer = FingerprintAnswer(
             stored=stored.stored,
             request_id=body.request_id,
             step=body.step,
-            manifold=stored.manifold,
+            manifold=manifold,
             schema_version=SCHEMA_VERSION,
-            run_id=stored.run_id,
+            run_id=run_id,
         )
         return json_response(answer, status=201 if stored.stored else 200)
 
@@ -59,8 +73,8 @@ def endpoints(writer: Writer, *, now_us: Callable[[], int]) -> list[Endpoint]:
     ]
 
 
-async def _store(writer: Writer, body: FingerprintBody, *, now_us: int) -> Stored:
-    """Hand to the writing thread and wait for its commit; raises `StoreError`."""
+async def _store(writer: Writer, job: Callable[[Callable[[Stored | Exception], None]], PostedFingerprint]) -> Stored:
+    """Hand the job to the writing thread and wait for its commit; raises `StoreError`."""
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[Stored] = loop.create_future()
 
@@ -72,15 +86,7 @@ async def _store(writer: Writer, body: FingerprintBody, *, now_us: int) -> Store
         else:
             answered.set_result(outcome)
 
-    writer.post(
-        PostedFingerprint(
-            request_id=body.request_id,
-            step=body.step,
-            captured_at_us=now_us if body.captured_at_us is None else body.captured_at_us,
-            question=question_from_body(body),
-            answer=lambda outcome: _tell(loop, settle, outcome),
-        )
-    )
+    writer.post(job(lambda outcome: _tell(loop, settle, outcome)))
     return await answered
 
 

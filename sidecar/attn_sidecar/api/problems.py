@@ -3,6 +3,7 @@
 Problem
 ├── raised by handlers for what a caller sent
 ├── made of Starlette's 404 and 405
+├── made of InvalidFingerprint: 422, naming the invariant
 ├── made of StoreError: 503, the store cannot answer now
 └── made of anything else: 500, without a word of what was inside
 """
@@ -17,7 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from attn_core.errors import StoreError
+from attn_core.errors import InvalidFingerprint, StoreError
+from attn_core.fingerprint import DIM, SUM_TOLERANCE
 from attn_sidecar.logs import log_event, logger_named
 
 MEDIA_TYPE = "application/problem+json"
@@ -75,6 +77,23 @@ def unknown_route(path: str) -> Problem:
         detail=f"no endpoint or page at {path[:200]}",
         mend="GET /openapi.json lists every endpoint",
     )
+
+
+def vector_problem(reason: str) -> Problem:
+    """422: the vector breaks this invariant."""
+    return Problem(
+        422,
+        "vector-invalid",
+        title="The vector is no fingerprint",
+        detail=reason,
+        mend=f"{DIM} finite numbers: masses (0-2) and histogram (4-11) each sum to 1 within {SUM_TOLERANCE}, entropies "
+        "(3, 12-19) in nats, at least 0 and at most ln(context_len)",
+    )
+
+
+async def on_invalid_fingerprint(_: Request, error: Exception) -> Response:
+    """A vector that broke an invariant."""
+    return vector_problem(str(error)).response()
 
 
 async def on_problem(_: Request, error: Exception) -> Response:
@@ -140,6 +159,7 @@ async def on_disconnect(_: Request, __: Exception) -> Response:
 HANDLERS = {
     Problem: on_problem,
     HTTPException: on_http_exception,
+    InvalidFingerprint: on_invalid_fingerprint,
     StoreError: on_store_error,
     ClientDisconnect: on_disconnect,
     Exception: on_unexpected,

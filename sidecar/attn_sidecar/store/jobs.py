@@ -28,18 +28,19 @@ class Stored:
 
     stored: bool
     """False where (request_id, step) was held already: then nothing was changed."""
-    manifold: Manifold
-    run_id: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PostedFingerprint:
-    """A fingerprint that came over HTTP."""
+    """A fingerprint that came over HTTP, checked and classified."""
 
     request_id: str
     step: int
     captured_at_us: int
     question: Question
+    manifold: Manifold
+    run_id: str | None
+    """The run that classified it."""
     answer: Callable[[Stored | Exception], None]
     """Called on the writing thread, after the commit or its failure."""
 
@@ -67,7 +68,7 @@ def row_from_posted(posted: PostedFingerprint) -> pa.RecordBatch:
         "request_id": posted.request_id,
         "step": posted.step,
         "captured_at_us": posted.captured_at_us,
-        "vector": q.vector.tolist(),
+        "vector": q.vector,
         "context_len": q.context_len,
         "sink_mass": q.sink_mass,
         "periodicity": q.periodicity,

@@ -14,7 +14,6 @@ from attn_core.classify import Classified, Classifier
 from attn_core.store import insert_fingerprints, max_id, record_source, upsert_requests
 from attn_core.wire import Batch, vectors_from_rows
 from attn_core.zones import ZONES
-from attn_sidecar.manifold import Manifold, manifolds
 from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint, Stored, row_from_posted
 
 
@@ -28,13 +27,12 @@ class PreparedGroup:
     """(model_id, rows, answers), one for each model."""
     requests: list[tuple[str, pa.RecordBatch]]
     arrived: list[ArrivedBatch]
-    posted: list[tuple[PostedFingerprint, Manifold]]
+    posted: list[PostedFingerprint]
 
 
 def prepare(jobs: Sequence[ArrivedBatch | PostedFingerprint], *, classifier: Classifier, now_us: int) -> PreparedGroup:
     """Classify all rows with one classifier and gather them by model."""
     arrived = [job for job in jobs if isinstance(job, ArrivedBatch)]
-    posted = [job for job in jobs if isinstance(job, PostedFingerprint)]
     by_model: dict[str, list[pa.RecordBatch]] = {}
     requests = []
     for job in arrived:
@@ -53,7 +51,7 @@ def prepare(jobs: Sequence[ArrivedBatch | PostedFingerprint], *, classifier: Cla
         tokens=tokens,
         requests=requests,
         arrived=arrived,
-        posted=list(zip(posted, manifolds(classifier, [job.question for job in posted]), strict=True)),
+        posted=[job for job in jobs if isinstance(job, PostedFingerprint)],
     )
 
 
@@ -112,11 +110,10 @@ def _write_rows(connection: sqlite3.Connection, prepared: PreparedGroup) -> tupl
             at_us=prepared.now_us,
         )
     answers: list[Callable[[], None]] = [partial(job.answer, None) for job in prepared.arrived]
-    for posted, manifold in prepared.posted:
-        stored = _insert_posted(connection, posted, manifold, prepared=prepared)
+    for posted in prepared.posted:
+        stored = _insert_posted(connection, posted, now_us=prepared.now_us)
         num_rows, num_new = num_rows + 1, num_new + stored
-        answer = Stored(stored=stored, manifold=manifold, run_id=prepared.run_id)
-        answers.append(partial(posted.answer, answer))
+        answers.append(partial(posted.answer, Stored(stored=stored)))
     vectors = [vectors_from_rows(rows) for _, rows, _ in prepared.tokens]
     clusters = [classified.cluster_id for _, _, classified in prepared.tokens]
     committed = Committed(
@@ -141,13 +138,11 @@ def _furthest(arrived: Sequence[ArrivedBatch]) -> dict[bytes, Batch]:
     return furthest
 
 
-def _insert_posted(
-    connection: sqlite3.Connection, posted: PostedFingerprint, manifold: Manifold, *, prepared: PreparedGroup
-) -> bool:
+def _insert_posted(connection: sqlite3.Connection, posted: PostedFingerprint, *, now_us: int) -> bool:
     classified = Classified(
-        zone_index=np.array([ZONES.index(manifold.zone)], dtype=np.int8),
-        confidence=np.array([manifold.confidence], dtype=np.float32),
-        cluster_id=np.array([manifold.cluster_id], dtype=np.int32),
+        zone_index=np.array([ZONES.index(posted.manifold.zone)], dtype=np.int8),
+        confidence=np.array([posted.manifold.confidence], dtype=np.float32),
+        cluster_id=np.array([posted.manifold.cluster_id], dtype=np.int32),
     )
     rows = row_from_posted(posted)
     return bool(
@@ -155,8 +150,8 @@ def _insert_posted(
             connection,
             rows,
             model_id=None,
-            stored_at_us=prepared.now_us,
+            stored_at_us=now_us,
             classified=classified,
-            run_id=prepared.run_id,
+            run_id=posted.run_id,
         )
     )
