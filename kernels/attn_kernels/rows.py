@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,11 @@ class RequestEvent:
     request_id: str
     event: str
     at_us: int
-    prompt_token_ids: Sequence[int]
+    prompt_len: int
+    prompt_token_ids: Sequence[int] | None = None
+    """Given once, at the start."""
     prompt_spans: str | None = None
-    sampling_params: dict[str, Any] = field(default_factory=dict)
+    sampling_params: dict[str, Any] | None = None
     num_output_tokens: int | None = None
     finish_reason: str | None = None
 
@@ -84,17 +86,24 @@ def request_batch(events: Sequence[RequestEvent], *, text_of: Callable[[int], st
         "request_id": [e.request_id for e in events],
         "event": [e.event for e in events],
         "at_us": [e.at_us for e in events],
-        "prompt_len": [len(e.prompt_token_ids) for e in events],
+        "prompt_len": [e.prompt_len for e in events],
         "prompt_token_ids": prompts,
         "prompt_token_texts": [None if ids is None else [text_of(t) for t in ids] for ids in prompts],
         "prompt_spans": [None if privacy else e.prompt_spans for e in events],
         "sampling_params": [
-            json.dumps({k: v for k, v in e.sampling_params.items() if not (privacy and k == "stop")}) for e in events
+            None
+            if e.sampling_params is None
+            else json.dumps(_without_text(e.sampling_params) if privacy else e.sampling_params)
+            for e in events
         ],
         "num_output_tokens": [e.num_output_tokens for e in events],
         "finish_reason": [e.finish_reason for e in events],
     }
     return _batch(columns, REQUESTS)
+
+
+def _without_text(sampling_params: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in sampling_params.items() if name != "stop"}
 
 
 def _top(part: StepRows, i: int) -> tuple[Any, Any, float]:

@@ -51,6 +51,8 @@ class TorchCpuPlatform(SRTPlatform, CpuDeviceMixin):
         if server_args.max_running_requests is None:
             server_args.max_running_requests = MAX_RUNNING_REQUESTS
         server_args.disable_cuda_graph = True
+        # Without it SGLang's scheduler spins on a core even while nobody asks anything.
+        server_args.sleep_on_idle = True
         if server_args.sampling_backend is None:
             server_args.sampling_backend = "pytorch"
         self._replace_triton(server_args)

@@ -106,6 +106,7 @@ class Journal:
                 request_id=req.rid,
                 event="started",
                 at_us=time.time_ns() // 1000,
+                prompt_len=len(req.origin_input_ids),
                 prompt_token_ids=list(req.origin_input_ids),
                 prompt_spans=custom.get(request_fields.SPANS) if isinstance(custom, dict) else None,
                 sampling_params=_sampling_params(req.sampling_params),
@@ -127,8 +128,7 @@ def _ended(req: Any) -> RequestEvent:
         request_id=req.rid,
         event="ended",
         at_us=time.time_ns() // 1000,
-        prompt_token_ids=list(req.origin_input_ids),
-        sampling_params=_sampling_params(req.sampling_params),
+        prompt_len=len(req.origin_input_ids),
         num_output_tokens=len(req.output_ids_through_stop),
         finish_reason=req.finished_reason.to_json().get("type"),
     )

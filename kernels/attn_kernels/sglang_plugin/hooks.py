@@ -221,6 +221,6 @@ def _owner_and_name(target: str) -> tuple[Any, str]:
 
 def _message(hook: Hook, problem: str) -> str:
     return (
-        f"attention capture cannot hook sglang.srt.{hook.target} ({hook.why}): {problem}. It is made for sglang 0.5.23: "
-        "install that, or start without --return-attention-tokens."
+        f"attention capture cannot hook sglang.srt.{hook.target} ({hook.why}): {problem}. It is made for sglang "
+        "0.5.23: install that, or start without --return-attention-tokens."
     )

@@ -1,0 +1,209 @@
+"""Real servers for the tests: the demo model behind SGLang, once with the capture and once without, once a session."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import zmq
+
+from attn_core import wire
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "data" / "models" / "SmolLM2-135M-Instruct"
+START_TIMEOUT_S = 240.0
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Server:
+    """A running model server, spoken to over HTTP alone."""
+
+    port: int
+    log: Path
+    client: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=300)
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The JSON answer to a JSON request that must succeed."""
+        response = self.client.post(path, json=body)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def chat(self, prompt: str, **options: Any) -> dict[str, Any]:
+        """A whole chat answer, greedy unless told otherwise."""
+        return self.post("/v1/chat/completions", chat_body(prompt, **options))
+
+    def stream(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The chunks of a streamed answer."""
+        with self.client.stream("POST", path, json={**body, "stream": True}) as response:
+            return list(events(response.iter_lines()))
+
+
+def chat_body(prompt: str, **options: Any) -> dict[str, Any]:
+    """A chat request, greedy unless told otherwise."""
+    return {"model": "demo", "messages": [{"role": "user", "content": prompt}], "temperature": 0, **options}
+
+
+def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """The JSON of each server-sent event."""
+    import json
+
+    for line in lines:
+        if line.startswith("data: ") and line != "data: [DONE]":
+            yield json.loads(line[len("data: ") :])
+
+
+@contextlib.contextmanager
+def running_server(log: Path, *args: str) -> Iterator[Server]:
+    """Start SGLang with the demo model and `args`; stop it, children and all, at the end."""
+    made = subprocess.run([sys.executable, ROOT / "scripts/make_demo_model.py", "--output", MODEL], check=False)
+    assert made.returncode == 0, "the demo model could not be made: see above"
+    port = free_port()
+    command = [sys.executable, "-m", "sglang.launch_server", "--model", str(MODEL), "--port", str(port), *args]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+    server = Server(port=port, log=log)
+    try:
+        _wait_until_ready(server, process)
+        yield server
+    finally:
+        server.client.close()
+        _stop(process)
+
+
+def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
+    start = time.monotonic()
+    told = start
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if server.client.get("/health").status_code == 200:
+                print(f"model server ready after {time.monotonic() - start:.0f} s", file=sys.stderr)
+                return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+            pytest.fail(f"the model server ended while starting:\n{server.log.read_text()[-3000:]}")
+        if time.monotonic() - start > START_TIMEOUT_S:
+            pytest.fail(f"the model server was not ready in time:\n{server.log.read_text()[-3000:]}")
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            print(f"waiting for the model server, {told - start:.0f} s ...", file=sys.stderr)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class Sink:
+    """A sidecar in miniature: takes batches on a ZMQ ROUTER, acknowledges them and keeps their rows."""
+
+    def __init__(self, address: str, *, acknowledge: bool = True) -> None:
+        self.address = address
+        self.batches: list[wire.Batch] = []
+        self._acknowledge = acknowledge
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        context = zmq.Context()
+        router = context.socket(zmq.ROUTER)
+        router.setsockopt(zmq.LINGER, 0)
+        router.bind(self.address)
+        while not self._stopping.is_set():
+            if router.poll(50):
+                identity, *frames = router.recv_multipart()
+                batch = wire.decode_batch(frames)
+                if self._acknowledge:
+                    ack = wire.ack_frames(source_id=batch.source_id, seq=batch.seq)
+                    router.send_multipart([identity, *ack])
+                with self._changed:
+                    self.batches.append(batch)
+                    self._changed.notify_all()
+        router.close()
+        context.term()
+
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        """Every row of this kind so far, in order of arrival."""
+        with self._changed:
+            return [row for batch in self.batches if batch.kind == kind for row in batch.rows.to_pylist()]
+
+    def steps(self, request_id: str) -> list[int]:
+        """The steps that arrived of one request, in order of arrival."""
+        return [row["step"] for row in self.rows("fingerprints") if row["request_id"] == request_id]
+
+    def ended(self, request_id: str, timeout_s: float = 20.0) -> dict[str, Any]:
+        """Wait for the row that says that this request ended."""
+
+        def find() -> dict[str, Any] | None:
+            rows = self.rows("requests")
+            return next((r for r in rows if r["request_id"] == request_id and r["event"] == "ended"), None)
+
+        self.wait(lambda: find() is not None, timeout_s)
+        found = find()
+        assert found is not None
+        return found
+
+    def wait(self, condition: Any, timeout_s: float = 20.0) -> None:
+        """Wait until `condition()` holds; it is looked at whenever a batch has arrived."""
+        with self._changed:
+            assert self._changed.wait_for(condition, timeout_s), f"not so after {timeout_s} s"
+
+    def close(self) -> None:
+        """Stop listening; what is unacknowledged stays so."""
+        self._stopping.set()
+        self._thread.join()
+
+
+@pytest.fixture(scope="session")
+def sink() -> Iterator[Sink]:
+    """Where the capturing server publishes."""
+    listening = Sink(f"tcp://127.0.0.1:{free_port()}")
+    yield listening
+    listening.close()
+
+
+@pytest.fixture(scope="session")
+def server(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The capturing server: chunks of 64 tokens, so that longer prompts are prefilled in pieces."""
+    log = tmp_path_factory.mktemp("capturing") / "server.log"
+    args = ["--attention-backend", "triton", "--return-attention-tokens", "--attention-tokens-top-k", "16"]
+    args += ["--attention-tokens-publish", sink.address, "--chunked-prefill-size", "64"]
+    with running_server(log, *args) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stock_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The same server without the flag."""
+    log = tmp_path_factory.mktemp("stock") / "server.log"
+    with running_server(log, "--attention-backend", "triton", "--chunked-prefill-size", "64") as running:
+        yield running

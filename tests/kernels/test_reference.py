@@ -1,0 +1,92 @@
+"""The definition, on attention whose fingerprint can be said by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attn_core.fingerprint import valid_rows
+from attn_kernels import reference
+
+
+def rows(p: np.ndarray, *, layers: int = 8, heads: int = 3) -> np.ndarray:
+    """The same attention in every layer and head."""
+    return np.broadcast_to(p, (layers, heads, len(p)))
+
+
+def test_attention_to_one_position_has_no_entropy_and_one_bin() -> None:
+    p = np.zeros(200)
+    p[199 - 40] = 1.0
+    found = reference.fingerprint(rows(p), prompt_len=170, k=4)
+    assert found.vector[:4].tolist() == [0, 1, 0, 0]
+    assert found.vector[4:12].tolist() == [0, 0, 0, 0, 0, 1, 0, 0]
+    assert found.vector[12:].tolist() == [0] * 8
+    assert (found.sink_mass, found.prompt_mass, found.periodicity) == (0, 1, 0)
+    assert found.topk_positions[0] == 159
+    assert found.residual_mass == 0
+
+
+def test_uniform_attention_has_the_largest_entropy() -> None:
+    n = 1000
+    found = reference.fingerprint(rows(np.full(n, 1 / n)), prompt_len=100, k=10)
+    assert found.vector[3] == pytest.approx(math.log(n))
+    assert found.vector[:3] == pytest.approx([0.010, 0.090, 0.900])
+    assert found.vector[4:12] == pytest.approx(np.diff([0, 1, 2, 4, 8, 32, 128, 512, n]) / n)
+    assert (found.sink_mass, found.prompt_mass) == pytest.approx((0.004, 0.096))
+    assert found.topk_positions.tolist() == list(range(10))
+    assert found.residual_mass == pytest.approx(0.990)
+
+
+def test_layers_are_averaged_and_kept_apart() -> None:
+    sharp, flat = np.eye(16)[15], np.full(16, 1 / 16)
+    found = reference.fingerprint(
+        np.stack([np.stack([sharp, flat])] * 4 + [np.stack([flat, flat])] * 4), prompt_len=1, k=1
+    )
+    assert found.vector[12:] == pytest.approx([math.log(16) / 2] * 4 + [math.log(16)] * 4)
+    assert found.topk_probs[0] == pytest.approx(0.25 + 0.75 / 16)
+
+
+@pytest.mark.parametrize("period", [3, 7, 20])
+def test_a_period_is_found(period: int) -> None:
+    p = np.full(160, 1e-4)
+    p[::-1][::period] = 1.0
+    p[:4] = 0
+    assert reference.periodicity(p / p.sum()) > 0.5
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0, 50.0])
+def test_decay_is_no_period(scale: float) -> None:
+    p = np.exp(-np.arange(160)[::-1] / scale)
+    assert reference.periodicity(p / p.sum()) < 1e-9
+
+
+def test_the_sink_and_an_empty_window_have_no_period() -> None:
+    assert reference.periodicity(np.array([1.0, 0, 0, 0])) == 0
+    assert reference.periodicity(np.array([0.5, 0.1, 0.1, 0.1, 0, 0, 0])) == 0
+
+
+def test_window_cap_and_groups_shape_the_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    query, keys = rng.normal(size=(4, 8)), rng.normal(size=(10, 2, 8))
+    windowed = reference.probabilities(query, keys, scaling=1.0, sliding_window=3)
+    assert (windowed[:, :6] == 0).all()
+    assert (windowed[:, 6:] > 0).all()
+    capped = reference.probabilities(query * 100, keys, scaling=1.0, logit_cap=1.0)
+    assert (capped.max(axis=1) / capped.min(axis=1) <= math.exp(2) + 1e-9).all()
+    alone = reference.probabilities(query[2:3], keys[:, 1:], scaling=1.0)
+    assert reference.probabilities(query, keys, scaling=1.0)[2] == pytest.approx(alone[0])
+
+
+@given(st.integers(1, 700), st.integers(0, 2**32 - 1), st.floats(0.1, 20))
+def test_every_fingerprint_holds_the_contract(n: int, seed: int, sharpness: float) -> None:
+    scores = np.random.default_rng(seed).normal(size=(8, 2, n)) * sharpness
+    p = np.exp(scores - scores.max(axis=2, keepdims=True))
+    found = reference.fingerprint(p / p.sum(axis=2, keepdims=True), prompt_len=min(n, 5), k=8)
+    assert valid_rows(found.vector[None], np.array([n])).all()
+    assert 0 <= found.periodicity <= 1
+    assert found.residual_mass + found.topk_probs.sum() == pytest.approx(1)
+    assert found.sink_mass + found.prompt_mass <= 1 + 1e-9
