@@ -13,7 +13,6 @@ const SIDECAR_PATHS = [
   "/requests",
   "/points",
   "/clusters",
-  "/docs",
   "/openapi.json",
 ];
 

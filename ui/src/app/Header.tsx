@@ -54,7 +54,7 @@ export function Header({ page, scheme, onToggleTheme }: HeaderProps) {
         <SidecarState />
       </div>
       <div className={styles.links}>
-        <a href="/docs" target="_blank" rel="noreferrer">
+        <a href="/openapi.json" target="_blank" rel="noreferrer">
           API
         </a>
         <a href={DAGSTER_URL} target="_blank" rel="noreferrer">

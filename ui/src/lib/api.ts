@@ -10,12 +10,14 @@ export class SidecarError extends Error {
     readonly status: number,
     readonly title: string,
     readonly detail: string | null,
+    /** What to do about it, in the sidecar's words. */
+    readonly mend: string | null = null,
   ) {
     super(detail === null ? title : `${title}: ${detail}`);
   }
 }
 
-async function ask(path: string, signal: AbortSignal | undefined): Promise<Response> {
+async function ask(path: string, signal: AbortSignal | undefined, accepts: readonly number[] = []): Promise<Response> {
   let response: Response;
   try {
     response = await fetch(path, { ...(signal ? { signal } : {}) });
@@ -23,14 +25,15 @@ async function ask(path: string, signal: AbortSignal | undefined): Promise<Respo
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new SidecarError(0, "The sidecar does not answer", null);
   }
-  if (response.ok) return response;
+  if (response.ok || accepts.includes(response.status)) return response;
   const isProblem = response.headers.get("content-type")?.includes("json") ?? false;
   const problem: unknown = isProblem ? await response.json() : null;
-  const { title, detail } = (problem ?? {}) as { title?: unknown; detail?: unknown };
+  const { title, detail, mend } = (problem ?? {}) as Record<string, unknown>;
   throw new SidecarError(
     response.status,
     typeof title === "string" ? title : `The sidecar answered ${response.status}`,
     typeof detail === "string" ? detail : null,
+    typeof mend === "string" ? mend : null,
   );
 }
 
@@ -45,7 +48,9 @@ export interface Health {
 }
 
 export async function fetchHealth(signal?: AbortSignal): Promise<Health> {
-  const { status, version, reasons } = (await askJson("/health", signal)) as Record<string, unknown>;
+  // 503 says that fingerprints cannot be stored, and why: an answer, not a failure to answer.
+  const response = await ask("/health", signal, [503]);
+  const { status, version, reasons } = (await response.json()) as Record<string, unknown>;
   return {
     status: typeof status === "string" ? status : "unknown",
     version: typeof version === "string" ? version : null,
@@ -74,6 +79,9 @@ export interface DiscoveryStatus {
   run_id: string | null;
   detail: string | null;
   what_to_do: string[];
+  /** Why a newer bundle is not the one served. */
+  problem: string | null;
+  discovery_dir: string | null;
 }
 
 export async function fetchDiscoveryStatus(signal?: AbortSignal): Promise<DiscoveryStatus> {
@@ -83,6 +91,8 @@ export async function fetchDiscoveryStatus(signal?: AbortSignal): Promise<Discov
     run_id: answer.run_id ?? null,
     detail: answer.detail ?? null,
     what_to_do: answer.what_to_do ?? [],
+    problem: answer.problem ?? null,
+    discovery_dir: answer.discovery_dir ?? null,
   };
 }
 

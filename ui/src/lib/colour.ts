@@ -96,7 +96,7 @@ export function inkFromProbability(probability: number): number {
 export const INVERTING_INK = 0.5;
 
 const CLUSTER_COLOURS: Record<Scheme, readonly string[]> = {
-  light: ["#0072b2", "#e09600", "#00a878", "#a8417f", "#c04e00", "#3ba3d6", "#6b5fc7", "#7a8b00", "#d4699f", "#7a4a21"],
+  light: ["#0072b2", "#e09600", "#00a878", "#a8417f", "#d55e00", "#3ba3d6", "#6b5fc7", "#7a8b00", "#d4699f", "#7a4a21"],
   dark: ["#4a90e2", "#ffc94d", "#5fd3b0", "#b565a7", "#e0662a", "#8cc8f2", "#9f93f0", "#c3cf45", "#f0a6c8", "#b98a5e"],
 };
 

@@ -44,7 +44,8 @@ export class FeedStore {
   }
 
   receive(message: FeedMessage): void {
-    if (message.kind === "tokens") this.#receivedCursor = Math.max(this.#receivedCursor ?? 0, message.cursor);
+    if (message.kind === "tokens" || message.kind === "gap")
+      this.#receivedCursor = Math.max(this.#receivedCursor ?? 0, message.cursor);
     if (message.kind === "hello") {
       const held = this.#receivedCursor;
       this.#receivedCursor = held === null || message.cursor < held ? message.cursor : held;

@@ -32,13 +32,23 @@ export interface Feed {
   requests: Readonly<Record<string, RequestState>>;
   /** Request ids, the newest start first. */
   order: readonly string[];
-  /** Counts discovery runs announced since the page opened. */
+  /** Discovery runs announced since the page opened. */
   num_runs_seen: number;
+  /** Times that the sidecar left tokens out of the feed. */
+  num_gaps: number;
   /** The request last filled in: the one being looked at, kept however old it is. */
   pinned: string | null;
 }
 
-export const EMPTY_FEED: Feed = { cursor: null, run_id: null, requests: {}, order: [], num_runs_seen: 0, pinned: null };
+export const EMPTY_FEED: Feed = {
+  cursor: null,
+  run_id: null,
+  requests: {},
+  order: [],
+  num_runs_seen: 0,
+  num_gaps: 0,
+  pinned: null,
+};
 
 function emptyRequest(requestId: string): RequestState {
   return {
@@ -49,6 +59,7 @@ function emptyRequest(requestId: string): RequestState {
     prompt_len: null,
     num_output_tokens: null,
     finish_reason: null,
+    prompt_preview: null,
     prompt_token_texts: null,
     prompt_spans: null,
     chunks: [],
@@ -125,6 +136,8 @@ function applyMessage(feed: Feed, message: FeedMessage, requests: Record<string,
       return { ...feed, run_id: message.run_id, cursor: feed.cursor ?? message.cursor };
     case "run":
       return { ...feed, run_id: message.run_id, num_runs_seen: feed.num_runs_seen + 1 };
+    case "gap":
+      return { ...feed, cursor: Math.max(feed.cursor ?? 0, message.cursor), num_gaps: feed.num_gaps + 1 };
     case "request": {
       const { request_id } = message.request;
       const held = filledIn(requests[request_id] ?? emptyRequest(request_id), message.request);

@@ -41,6 +41,8 @@ export interface RequestInfo {
   prompt_len: number | null;
   num_output_tokens: number | null;
   finish_reason: string | null;
+  /** The beginning of what was asked, where the list carries it. */
+  prompt_preview: string | null;
 }
 
 export interface RequestDetail extends RequestInfo {
@@ -59,7 +61,9 @@ export type FeedMessage =
       prompt_token_texts: string[] | null;
       prompt_spans: PromptSpan[] | null;
     }
-  | { kind: "run"; run_id: string | null };
+  | { kind: "run"; run_id: string | null }
+  /** The sidecar fell behind and left tokens out of the feed; the store has them. */
+  | { kind: "gap"; cursor: number };
 
 type Json = Record<string, unknown>;
 
@@ -136,6 +140,7 @@ export function requestInfoFromJson(value: unknown): RequestInfo | null {
     prompt_len: numberOrNull(value.prompt_len),
     num_output_tokens: numberOrNull(value.num_output_tokens) ?? numberOrNull(value.num_fingerprints),
     finish_reason: stringOrNull(value.finish_reason),
+    prompt_preview: stringOrNull(value.prompt_preview),
   };
 }
 
@@ -159,6 +164,8 @@ export function feedMessageFromJson(value: unknown): FeedMessage | null {
       return { kind: "hello", cursor, run_id: stringOrNull(value.run_id) };
     case "tokens":
       return { kind: "tokens", cursor, tokens: tokensFromJson(value.tokens, null) };
+    case "gap":
+      return { kind: "gap", cursor };
     case "run":
       return { kind: "run", run_id: stringOrNull(value.run_id) };
     case "request": {

@@ -43,7 +43,7 @@ export const ZONE_COLOURS: Record<Scheme, Record<Zone, string>> = {
     syntax_floor: "#0072b2",
     semantic_bridge: "#00a878",
     structure_ripple: "#e09600",
-    long_range: "#c04e00",
+    long_range: "#d55e00",
     diffuse: "#a8417f",
   },
   dark: {

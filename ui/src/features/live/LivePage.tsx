@@ -103,6 +103,7 @@ function useRequestList() {
   const store = useFeedStore();
   const queries = useQueryClient();
   const { phase } = useConnectionState();
+  const numGaps = useFeed((feed) => feed.num_gaps);
   const list = useQuery({
     queryKey: ["requests"],
     queryFn: ({ signal }) => fetchRequests(LISTED_REQUESTS, signal),
@@ -112,11 +113,11 @@ function useRequestList() {
     if (list.data) store.fillInList(list.data);
   }, [list.data, store]);
   useEffect(() => {
-    // Tokens are resumed by cursor, request events are not: read both again.
-    if (phase !== "live") return;
+    // Tokens are resumed by cursor, request events are not, and a gap is in the store: read both again.
+    if (phase !== "live" && numGaps === 0) return;
     void queries.invalidateQueries({ queryKey: ["requests"] });
     void queries.invalidateQueries({ queryKey: ["request"] });
-  }, [phase, queries]);
+  }, [phase, numGaps, queries]);
   return list;
 }
 

@@ -20,8 +20,10 @@ export function RequestHead({ request }: { request: RequestState }) {
         <Fact name="answer" value={formatCount(request.num_tokens)} testId="num-tokens" />
         {rate !== null ? <Fact name="tokens/s" value={rate.toFixed(1)} /> : null}
         {request.started_at_us !== null ? <Fact name="started" value={formatClock(request.started_at_us)} /> : null}
-        <Fact name="state" value={running ? "running" : (request.finish_reason ?? "ended")} />
       </dl>
+      <span className={styles.state} data-running={running ? "" : undefined} title="How the answer ended">
+        {running ? "running" : (request.finish_reason ?? "ended")}
+      </span>
     </header>
   );
 }

@@ -52,6 +52,7 @@ const RequestItem = memo(function RequestItem({ requestId, isSelected, nowMs, on
       <button
         type="button"
         className={styles.item}
+        ref={isSelected ? bringIntoView : undefined}
         aria-current={isSelected ? "true" : undefined}
         onClick={() => onSelect(requestId)}
         data-request-id={requestId}
@@ -66,6 +67,10 @@ const RequestItem = memo(function RequestItem({ requestId, isSelected, nowMs, on
     </li>
   );
 });
+
+function bringIntoView(element: HTMLElement | null): void {
+  element?.scrollIntoView({ block: "nearest", inline: "nearest" });
+}
 
 function tokensText(request: RequestState): string {
   const count = Math.max(request.num_tokens, request.num_output_tokens ?? 0);

@@ -27,7 +27,7 @@ export function RequestSummary({ request }: { request: RequestState }) {
           {(
             [
               ["on the sink", means.sinkMass],
-              ["on the prompt beyond it", means.promptMass],
+              ["on the prompt", means.promptMass],
               ["periodicity", means.periodicity],
               ["zone confidence", means.confidence],
             ] as const

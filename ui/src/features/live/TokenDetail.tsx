@@ -30,11 +30,11 @@ export function TokenDetail({ request, token, isPinned, onUnpin, onFlash }: Toke
     <div className={styles.detail} data-testid="token-detail" data-step={token.step}>
       <header className={styles.head}>
         <code className={styles.name}>{tokenLabel(token.token_text, token.token_id)}</code>
+        {isPinned ? <Button onClick={onUnpin}>Unpin</Button> : null}
         <span className={styles.place}>
           token {formatCount(token.step)}
           {token.context_len !== null ? `, looking back over ${formatCount(token.context_len)} positions` : ""}
         </span>
-        {isPinned ? <Button onClick={onUnpin}>Unpin</Button> : null}
       </header>
       <ZoneLine token={token} />
       <LookedAt request={request} token={token} onFlash={onFlash} />

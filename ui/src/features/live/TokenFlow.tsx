@@ -23,7 +23,9 @@ const STICK_PX = 48;
 /** Prompt and answer as one flow of tokens. The answer is a list box: arrow keys walk it, Enter or a click pins a token. */
 export function TokenFlow({ request, activeToken, pinnedStep, flashPosition, onHover, onPin }: TokenFlowProps) {
   const scroller = useRef<HTMLDivElement>(null);
-  const isAtEnd = useRef(true);
+  const isAtEnd = useRef(pinnedStep === null);
+  /** A token named by the URL is brought into view once, when it is there. */
+  const isPinAwaited = useRef(pinnedStep !== null);
   const [numUnfolded, setNumUnfolded] = useState(0);
   const activeStep = activeToken?.step ?? null;
   const attended = useMemo(() => {
@@ -48,6 +50,11 @@ export function TokenFlow({ request, activeToken, pinnedStep, flashPosition, onH
   useLayoutEffect(() => {
     const element = scroller.current;
     if (element && isAtEnd.current) element.scrollTop = element.scrollHeight;
+    const option = isPinAwaited.current ? document.getElementById(optionId(pinnedStep ?? 0)) : null;
+    if (option) {
+      option.scrollIntoView({ block: "center" });
+      isPinAwaited.current = false;
+    }
   }, [request.num_tokens, request.prompt_token_texts]);
 
   useEffect(() => {

@@ -1,8 +1,10 @@
-import { useMemo } from "react";
+import { type CSSProperties, useMemo } from "react";
 import { Tooltip } from "../../components/Tooltip";
 import { ZoneSwatch } from "../../components/ZoneSwatch";
 import { ZoneTip } from "../../components/ZoneTip";
+import { fillFromConfidence, inkFromProbability } from "../../lib/colour";
 import type { RequestState } from "../../lib/feed";
+import { formatShare } from "../../lib/format";
 import { ZONES } from "../../lib/zones";
 import { zoneCounts } from "./answer-figures";
 import styles from "./ZoneCounts.module.css";
@@ -27,15 +29,28 @@ export function ZoneCounts({ request }: { request: RequestState }) {
           </li>
         ))}
       </ul>
-      <p className={styles.note}>
-        stronger fill: surer
-        <span className={styles.ramp} aria-hidden="true">
-          <i>1%</i>
-          <i>10%</i>
-          <i>50%</i>
-        </span>
-        attended
-      </p>
+      <dl className={styles.notes}>
+        <div>
+          <dt>fill: confidence</dt>
+          <dd className={styles.fillRamp}>
+            {[0, 0.5, 1].map((confidence) => (
+              <i key={confidence} style={{ "--share": `${fillFromConfidence(confidence) * 100}%` } as CSSProperties}>
+                {formatShare(confidence)}
+              </i>
+            ))}
+          </dd>
+        </div>
+        <div>
+          <dt>ink: attention</dt>
+          <dd className={styles.inkRamp}>
+            {[0.01, 0.1, 0.5].map((probability) => (
+              <i key={probability} style={{ "--share": `${inkFromProbability(probability) * 100}%` } as CSSProperties}>
+                {formatShare(probability)}
+              </i>
+            ))}
+          </dd>
+        </div>
+      </dl>
     </footer>
   );
 }

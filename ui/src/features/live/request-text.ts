@@ -7,10 +7,10 @@ const PREVIEW_TOKENS = 24;
 /** Without word of its end, a request that was silent this long is no longer called running. */
 const SILENT_MS = 20_000;
 
-/** The start of the last user message, on one line; null where the prompt's text is not known. */
+/** The start of the last user message, on one line; null where no text of the prompt is known. */
 export function previewOfPrompt(request: RequestState): string | null {
   const texts = request.prompt_token_texts;
-  if (texts === null || texts.length === 0) return null;
+  if (texts === null || texts.length === 0) return request.prompt_preview;
   const spans = request.prompt_spans ?? [];
   const span = spans.findLast((item) => item.role === "user") ?? spans.at(-1) ?? { start: 0, end: texts.length };
   const words = texts.slice(span.start, Math.min(span.end, span.start + PREVIEW_TOKENS)).join("");

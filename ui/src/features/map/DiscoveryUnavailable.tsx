@@ -2,7 +2,7 @@ import { Button } from "../../components/Button";
 import { Notice } from "../../components/Notice";
 import type { DiscoveryStatus } from "../../lib/api";
 
-/** Before the first discovery run: the guide's three mends, and what the sidecar adds. */
+/** Before the first discovery run: the guide's three mends, and what the sidecar knows. */
 export function DiscoveryUnavailable({ status, onRetry }: { status: DiscoveryStatus | null; onRetry: () => void }) {
   return (
     <Notice title="discovery not available" actions={<Button onClick={onRetry}>Look again</Button>}>
@@ -14,21 +14,18 @@ export function DiscoveryUnavailable({ status, onRetry }: { status: DiscoverySta
         </li>
         <li>
           Ensure <code>--discovery-dir</code> points to correct directory
+          {status?.discovery_dir ? (
+            <>
+              {" "}
+              (the sidecar looks in <code>{status.discovery_dir}</code>)
+            </>
+          ) : null}
         </li>
         <li>
           Check that <code>latest</code> symlink exists in discovery directory
         </li>
       </ol>
-      {status && status.what_to_do.length > 0 ? (
-        <>
-          <p>The sidecar says:</p>
-          <ul>
-            {status.what_to_do.map((line) => (
-              <li key={line}>{line}</li>
-            ))}
-          </ul>
-        </>
-      ) : null}
+      {status?.problem ? <p>The sidecar refused the newest bundle: {status.problem}</p> : null}
       <p>This page looks again by itself when a run is announced.</p>
     </Notice>
   );

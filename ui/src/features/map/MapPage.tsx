@@ -50,7 +50,10 @@ export function MapPage({ view, scheme }: { view: MapView; scheme: Scheme }) {
         title={points.error.message}
         actions={<Button onClick={() => void points.refetch()}>Try again</Button>}
       >
-        <p>The map could not be read from the sidecar.</p>
+        <p>
+          {(points.error instanceof SidecarError ? points.error.mend : null) ??
+            "The map could not be read from the sidecar."}
+        </p>
       </Notice>
     );
   }
@@ -61,7 +64,8 @@ export function MapPage({ view, scheme }: { view: MapView; scheme: Scheme }) {
       scheme={scheme}
       points={points.data}
       clusters={clusters.data ?? []}
-      runId={discovery.data?.run_id ?? points.data.runId}
+      runId={points.data.runId ?? discovery.data?.run_id ?? null}
+      problem={discovery.data?.problem ?? null}
       isReloading={points.isFetching}
       isWebglThere={isWebglThere}
     />
@@ -74,11 +78,13 @@ interface LoadedMapProps {
   points: Points;
   clusters: Awaited<ReturnType<typeof fetchClusters>>;
   runId: string | null;
+  /** Why a newer run is not the one shown. */
+  problem: string | null;
   isReloading: boolean;
   isWebglThere: boolean;
 }
 
-function LoadedMap({ view, scheme, points, clusters, runId, isReloading, isWebglThere }: LoadedMapProps) {
+function LoadedMap({ view, scheme, points, clusters, runId, problem, isReloading, isWebglThere }: LoadedMapProps) {
   const hidden = useMemo(
     () => ({
       hiddenZones: new Set(view.hiddenZones.map((zone) => ZONES.indexOf(zone))),
@@ -119,6 +125,7 @@ function LoadedMap({ view, scheme, points, clusters, runId, isReloading, isWebgl
         hasClusters={hasClusters}
         numVisible={visible?.length ?? points.count}
         runId={runId}
+        problem={problem}
         isReloading={isReloading}
         onChange={change}
       />

@@ -20,6 +20,7 @@ interface MapPanelProps {
   hasClusters: boolean;
   numVisible: number;
   runId: string | null;
+  problem: string | null;
   isReloading: boolean;
   onChange: (part: Partial<MapView>) => void;
 }
@@ -31,7 +32,7 @@ const COLOURINGS: readonly { by: ColourBy; name: string }[] = [
 
 /** Which run is shown, how it is coloured, and the legend that filters it. */
 export function MapPanel(props: MapPanelProps) {
-  const { view, points, numVisible, runId, isReloading, hasClusters, onChange } = props;
+  const { view, points, numVisible, runId, problem, isReloading, hasClusters, onChange } = props;
   const madeMs = runId === null ? null : msFromRunId(runId);
   const hasFilter = view.hiddenZones.length > 0 || view.hiddenClusters.length > 0;
   return (
@@ -45,6 +46,11 @@ export function MapPanel(props: MapPanelProps) {
           {madeMs === null ? "" : `made ${formatUtc(madeMs)}`}
           {isReloading ? " · reading the newest run" : ""}
         </p>
+        {problem === null ? null : (
+          <p className={styles.problem} role="alert">
+            A newer run is not shown: {problem}
+          </p>
+        )}
         <p>
           {numVisible === points.count
             ? `${formatCount(points.count)} tokens`

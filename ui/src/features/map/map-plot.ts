@@ -12,7 +12,7 @@ type Scatterplot = ReturnType<typeof createScatterplot>;
 /** A value the plot takes and its types leave out. */
 const BY_DENSITY = "density" as unknown as null;
 /** No key changes what the mouse does: there is no lasso yet. */
-const NO_KEYS = {} as never;
+const NO_KEYS = {};
 
 /** Above this many points, opacity follows the density on screen. */
 const DENSE_POINTS = 20_000;
@@ -48,13 +48,14 @@ export class MapPlot {
 
   constructor(canvas: HTMLCanvasElement, events: MapPlotEvents) {
     this.#canvas = canvas;
+    const unlisted = { actionKeyMap: NO_KEYS };
     this.#plot = createScatterplot({
+      ...unlisted,
       canvas,
       width: "auto",
       height: "auto",
       lassoInitiator: false,
       lassoOnLongPress: false,
-      keyMap: NO_KEYS,
       deselectOnEscape: true,
       showReticle: false,
       pointOutlineWidth: 2,
