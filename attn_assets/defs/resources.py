@@ -42,7 +42,7 @@ class Plan(dg.ConfigurableResource):  # type: ignore[misc]
     """How a run is to be made. What is None is taken from the partition and the clock."""
 
     discovery_dir: str
-    window_hours: int
+    window_hours: float
     min_cluster_size: int
     umap_sample_size: int
     batch_size: int
@@ -74,7 +74,7 @@ class Plan(dg.ConfigurableResource):  # type: ignore[misc]
         except BundleError:
             return None
 
-    def parameters(self) -> dict[str, int]:
+    def parameters(self) -> dict[str, float | int]:
         """What the manifest says of the run."""
         names = ("window_hours", "min_cluster_size", "umap_sample_size", "batch_size", "seed")
         return {name: getattr(self, name) for name in names}

@@ -1,0 +1,248 @@
+"""`attn-discover`: one discovery run from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from attn_core.errors import AttnError, SettingsError, StoreError
+
+if TYPE_CHECKING:
+    from attn_assets.checkpoint import Checkpoint, RunState
+    from attn_assets.progress import LiveProgress
+    from attn_assets.progress_socket import ProgressSocket
+
+EXIT_FAILED, EXIT_USAGE, EXIT_EMPTY = 1, 2, 3
+_EPILOG = """\
+examples:
+  attn-discover --db fingerprints.db --output ./discovery_outputs --hours 24 --min-cluster-size 20
+  attn-discover --db fingerprints.db --output ./discovery_outputs --long-running --websocket-port 9010 --max-memory-gb 16
+  attn-discover --db fingerprints.db --output ./discovery_outputs --resume RUN_ID
+
+what it does:
+  reads the fingerprints of the last hours, lays them out on a map (UMAP on a sample, the rest placed against it), finds
+  clusters (HDBSCAN), labels them with zones, fits the classifier that the sidecar serves, and publishes all of it as
+  OUTPUT/RUN_ID. OUTPUT/latest then points there, and a running sidecar takes it up by itself.
+
+exit codes:
+  0 published   1 failed   2 a flag or the database cannot be used   3 no fingerprints in the window
+  130 / 143 stopped by Ctrl+C / SIGTERM (with --long-running: resumable)
+
+out of memory: lower --umap-sample-size, or set --long-running --max-memory-gb.
+"""
+_DEFAULTS = {"hours": 24.0, "min_cluster_size": 20, "umap_sample_size": 50_000, "batch_size": 20_000, "seed": 0}
+
+
+class _Stopped(BaseException):
+    """A signal asked us to stop; not an `Exception`, so that nothing on the way swallows it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line. Flags that a resumed run must not change have no default here."""
+    parser = argparse.ArgumentParser(
+        prog="attn-discover",
+        description="Find the recurring kinds of attention in the fingerprints of the last hours, and publish them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--db", type=Path, default=Path("data/fingerprints.db"), metavar="PATH",
+        help="SQLite database with fingerprints (default: %(default)s)")  # fmt: skip
+    add("--output", type=Path, default=Path("data/discovery_outputs"), metavar="PATH",
+        help="output directory; the sidecar's --discovery-dir (default: %(default)s)")  # fmt: skip
+    add("--hours", type=_positive(float), metavar="N", help="time window in hours, up to now (default: 24)")
+    add("--min-cluster-size", type=_at_least(2), metavar="N", help="fewest rows that make a cluster (default: 20)")
+    add("--umap-sample-size", type=_at_least(50), metavar="N",
+        help="rows that map and clusters are fitted on; time and memory grow with it (default: 50000)")  # fmt: skip
+    add("--batch-size", type=_at_least(1), metavar="N",
+        help="rows placed at a time outside the sample, and the step of a checkpoint (default: 20000)")  # fmt: skip
+    add("--seed", type=_at_least(0), metavar="N", help="same rows and seed, same result (default: 0)")
+    add("--long-running", action="store_true",
+        help="keep a checkpoint under OUTPUT/.checkpoints/RUN_ID, so that Ctrl+C loses nothing")  # fmt: skip
+    add("--resume", metavar="RUN_ID",
+        help="go on with a --long-running run that was stopped; its parameters and window hold")  # fmt: skip
+    add("--websocket-port", type=_at_least(0), metavar="N",
+        help="serve progress as JSON on ws://127.0.0.1:N (0: any free port, printed)")  # fmt: skip
+    add("--max-memory-gb", type=_positive(float), metavar="G",
+        help="reduce sample and batch so that the run stays within G * 10^9 bytes")  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code. Ctrl+C and SIGTERM end the process, saved, with 130 and 143."""
+    args = build_parser().parse_args(argv)
+    try:
+        _refuse_on_resume(args)
+        return _discover(args)
+    except (SettingsError, StoreError) as error:
+        print(f"attn-discover: {error}", file=sys.stderr)
+        return EXIT_EMPTY if type(error).__name__ == "NoFingerprints" else EXIT_USAGE
+    except AttnError as error:
+        print(f"attn-discover: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _discover(args: argparse.Namespace) -> int:
+    # Imported here and not above: Dagster and SciPy take seconds, and --help should not.
+    from attn_assets.progress import LiveProgress
+    from attn_assets.progress_socket import ProgressSocket
+
+    state, checkpoint, finished = _prepare(args)
+    if finished:
+        print(f"run {state.run_id} is published already: {args.output / state.run_id}")
+        return 0
+    socket = None
+    if args.websocket_port is not None:
+        socket = ProgressSocket(args.websocket_port)
+        socket.start()
+        print(f"progress on ws://127.0.0.1:{socket.port}", file=sys.stderr, flush=True)
+    progress = LiveProgress(state.run_id, listener=socket.tell if socket else None)
+    print(f"run {state.run_id}", flush=True)
+    try:
+        return _run_until_stopped(args, state, checkpoint, progress)
+    except AttnError:
+        if checkpoint is not None:
+            checkpoint.finish(state, status="failed")
+        progress.end("failed")
+        raise
+    except _Stopped as stopped:
+        progress.end("interrupted")
+        _stop(stopped.number, args, state, checkpoint, socket)
+        raise
+    finally:
+        if socket is not None:
+            socket.close()
+
+
+def _prepare(args: argparse.Namespace) -> tuple[RunState, Checkpoint | None, bool]:
+    from attn_assets.checkpoint import Checkpoint
+    from attn_assets.memory import fit_sizes
+    from attn_assets.runner import Request, begin
+
+    if args.resume is not None:
+        checkpoint = Checkpoint(args.output, args.resume)
+        state = checkpoint.load()
+        if not args.db.exists():
+            raise SettingsError(f"--db {args.db} does not exist: name the database that the run was started with")
+        print(f"resuming {state.run_id}: {state.status}", file=sys.stderr)
+        return state, checkpoint, state.status == "published"
+    chosen = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in _DEFAULTS.items()}
+    state, num_rows = begin(args.db, args.output, Request(**chosen))
+    print(f"{num_rows:,} fingerprints in the last {state.hours:g} hours", file=sys.stderr)
+    if args.max_memory_gb is not None:
+        from dataclasses import replace
+
+        sizes = fit_sizes(
+            num_rows=num_rows, umap_sample_size=state.umap_sample_size, batch_size=state.batch_size,
+            max_memory_gb=args.max_memory_gb,
+        )  # fmt: skip
+        state = replace(state, umap_sample_size=sizes.umap_sample_size, batch_size=sizes.batch_size)
+        print(
+            f"memory: about {sizes.expected_bytes / 1e9:.1f} GB expected of {args.max_memory_gb:g} GB"
+            + (f"; sample reduced to {state.umap_sample_size:,} rows, batch to {state.batch_size:,}" if sizes.reduced else ""),
+            file=sys.stderr,
+        )  # fmt: skip
+    if not args.long_running:
+        return state, None, False
+    checkpoint = Checkpoint(args.output, state.run_id)
+    checkpoint.save(state)
+    return state, checkpoint, False
+
+
+def _run_until_stopped(
+    args: argparse.Namespace, state: RunState, checkpoint: Checkpoint | None, progress: LiveProgress
+) -> int:
+    """The work runs in a thread: a signal then stops us at once, even in the middle of a long compiled call."""
+    from attn_assets.runner import run
+    from attn_assets.summary import summary
+    from attn_core.bundle import open_bundle
+
+    failure: list[BaseException] = []
+    done = threading.Event()
+
+    def work() -> None:
+        try:
+            run(state, db=args.db, output=args.output, progress=progress, checkpoint=checkpoint)
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+            failure.append(error)
+        finally:
+            done.set()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        threading.Thread(target=work, name="discovery", daemon=True).start()
+        done.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if failure:
+        raise failure[0]
+    if checkpoint is not None:
+        checkpoint.finish(state, status="published")
+    progress.end("published")
+    print(summary(open_bundle(args.output / state.run_id)))
+    print(f"published {args.output / state.run_id}")
+    return 0
+
+
+def _stop(
+    number: int, args: argparse.Namespace, state: RunState, checkpoint: Checkpoint | None, socket: ProgressSocket | None
+) -> None:
+    """Say how to go on, and leave at once: what is finished is on disk already, the piece in hand is dropped."""
+    import shutil
+
+    if checkpoint is not None:
+        checkpoint.finish(state, status="interrupted")
+        line = f"attn-discover --db {args.db} --output {args.output} --resume {state.run_id}"
+        print(f"\nstopped; what is done is saved. Go on with:\n  {line}", file=sys.stderr, flush=True)
+    else:
+        for scratch in args.output.glob(f".working-{state.run_id}-*"):
+            shutil.rmtree(scratch, ignore_errors=True)
+        print("\nstopped; nothing was published. With --long-running it could be resumed.", file=sys.stderr, flush=True)
+    if socket is not None:
+        socket.close()
+    sys.stdout.flush()
+    os._exit(128 + number)
+
+
+def _refuse_on_resume(args: argparse.Namespace) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in (*_DEFAULTS, "max_memory_gb") if getattr(args, name) is not None]
+    if args.resume is not None and given:
+        raise SettingsError(f"--resume takes the parameters of the run that was stopped: leave out {', '.join(given)}")
+
+
+def _positive(kind: type[float]) -> object:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < 1e6:
+            raise argparse.ArgumentTypeError(f"{text} is not between 0 and a million")
+        return value
+
+    return parse
+
+
+def _at_least(least: int) -> object:
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return value
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Progress of a run: one state, told to the console as lines and to WebSocket listeners as JSON.
+
+A message on the socket is one JSON object:
+
+| field     | meaning                                                                                |
+|-----------|----------------------------------------------------------------------------------------|
+| run_id    | the run                                                                                |
+| stage     | asset in hand, then `published`, `failed` or `interrupted`                             |
+| done      | rows of the stage that are done                                                        |
+| total     | rows of the stage; 0 while unknown                                                     |
+| percent   | 100 done / total; 0 while unknown                                                      |
+| rss_bytes | memory of the process in RAM                                                           |
+| eta_s     | seconds until the stage is done, from the rate of its last rows; null while unknown    |
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TextIO
+
+from attn_assets.defs.resources import Progress
+from attn_assets.measure import resident_bytes
+
+LINE_INTERVAL_S = 1.0
+HEARTBEAT_S = 2.0
+QUIET_S = 10.0
+"""The console hears from a stage at least this often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What a listener is told; the fields are those of the table above."""
+
+    run_id: str
+    stage: str = "starting"
+    done: int = 0
+    total: int = 0
+    percent: float = 0.0
+    rss_bytes: int = 0
+    eta_s: float | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON wants it."""
+        return asdict(self)
+
+
+class LiveProgress(Progress):
+    """Keeps the state and passes each change on; lines go to `stream`, events to `listener`."""
+
+    def __init__(
+        self, run_id: str, *, stream: TextIO | None = None, listener: Callable[[Event], None] | None = None
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._event = Event(run_id=run_id)
+        self._stage_started = time.monotonic()
+        self._first_done = 0
+        self._line_at = 0.0
+        self._stop = threading.Event()
+        threading.Thread(target=self._beat, name="progress", daemon=True).start()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce the stage, and how long it took."""
+        self.report(name, 0, 0)
+        started = time.monotonic()
+        yield
+        self._line(f"{name:18s} done in {time.monotonic() - started:.1f} s")
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` rows of the stage."""
+        now = time.monotonic()
+        with self._lock:
+            fresh = stage != self._event.stage
+            if fresh:
+                self._stage_started, self._first_done = now, done
+            moved, spent = done - self._first_done, now - self._stage_started
+            eta_s = round(spent * (total - done) / moved, 1) if moved > 0 and total else None
+            percent = round(100.0 * done / total, 1) if total else 0.0
+            self._event = replace(
+                self._event, stage=stage, done=done, total=total, percent=percent, eta_s=eta_s,
+                rss_bytes=resident_bytes(),
+            )  # fmt: skip
+            event = self._event
+            speak = fresh or now - self._line_at >= LINE_INTERVAL_S
+        if speak:
+            self._say(event)
+        self._tell(event)
+
+    def end(self, stage: str) -> None:
+        """The last word: `published`, `failed` or `interrupted`."""
+        self._stop.set()
+        with self._lock:
+            done = self._event.total if stage == "published" else self._event.done
+            percent = 100.0 if stage == "published" else self._event.percent
+            self._event = replace(self._event, stage=stage, done=done, percent=percent, eta_s=None)
+            event = self._event
+        self._tell(event)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            with self._lock:
+                self._event = replace(self._event, rss_bytes=resident_bytes())
+                event, quiet = self._event, time.monotonic() - self._line_at >= QUIET_S
+            self._tell(event)
+            if quiet:
+                self._say(event)
+
+    def _tell(self, event: Event) -> None:
+        if self._listener is not None:
+            self._listener(event)
+
+    def _say(self, event: Event) -> None:
+        of = f"{event.percent:5.1f}%  {event.done:,} of {event.total:,} rows" if event.total else "..."
+        left = f", {event.eta_s:.0f} s left" if event.eta_s is not None and event.done < event.total else ""
+        self._line(f"{event.stage:18s} {of}{left}  ({event.rss_bytes / 1e6:,.0f} MB)")
+
+    def _line(self, text: str) -> None:
+        self._line_at = time.monotonic()
+        print(text, file=self._stream, flush=True)

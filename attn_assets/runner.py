@@ -1,0 +1,186 @@
+"""One discovery run outside a Dagster instance: the same assets, materialised in this process for a window up to now."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+
+from attn_assets.checkpoint import Checkpoint, FolderKeepers, RunState
+from attn_assets.defs import checks
+from attn_assets.defs.assets import build_assets
+from attn_assets.defs.io_manager import ONLY, ParquetFolders, read_tables
+from attn_assets.defs.partitions import key_from_us
+from attn_assets.defs.resources import FingerprintStore, Keepers, Plan, Progress
+from attn_assets.publishing import free_run_id
+from attn_core.bundle import latest_run_id
+from attn_core.errors import AttnError, StoreError
+from attn_core.store import HOUR_US, open_reader
+
+STAGES = ("umap_embedding", "hdbscan_clusters", "zone_labels", "classifier_bundle")
+MIN_AGREEMENT = 0.6
+
+
+class NoFingerprints(StoreError):
+    """The window holds nothing to discover."""
+
+
+class DiscoveryFailed(AttnError):
+    """A stage failed or a blocking check did not hold; `latest` is as it was."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a person asked for."""
+
+    hours: float
+    min_cluster_size: int
+    umap_sample_size: int
+    batch_size: int
+    seed: int
+
+
+def begin(db: Path, output: Path, request: Request) -> tuple[RunState, int]:
+    """A new run over the last `hours`, and how many fingerprints it has.
+
+    Raises `StoreError` where the database cannot be read, `NoFingerprints` where the window is empty.
+    """
+    now_us = time.time_ns() // 1000
+    start_us = now_us - round(request.hours * HOUR_US)
+    with closing(open_reader(db)) as connection:
+        sql = "SELECT count(*), coalesce(max(id), 0) FROM fingerprints WHERE captured_at_us >= ? AND captured_at_us < ?"
+        count, newest_id = connection.execute(sql, (start_us, now_us)).fetchone()
+        last_us = connection.execute("SELECT max(captured_at_us) FROM fingerprints").fetchone()[0]
+    if count == 0:
+        known = "the database is empty" if last_us is None else f"the newest is from {_utc(last_us)}"
+        raise NoFingerprints(
+            f"No fingerprints in the last {request.hours:g} hours in {db} ({known}). Send requests to the model server "
+            "while the sidecar runs, or look further back with --hours"
+        )
+    state = RunState(
+        run_id=free_run_id(output, now_us),
+        window_start_us=start_us,
+        window_end_us=now_us,
+        max_fingerprint_id=newest_id,
+        previous_run_id=latest_run_id(output) or "",
+        started_at_us=now_us,
+        **vars(request),
+    )
+    return state, count
+
+
+def run(
+    state: RunState, *, db: Path, output: Path, progress: Progress, checkpoint: Checkpoint | None
+) -> dict[str, float | int]:
+    """Make what is not yet made of the run and publish it; returns its quality figures.
+
+    With a checkpoint finished assets and pieces are kept and taken up again, otherwise they lie in a temporary folder.
+    Raises `DiscoveryFailed`.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    if checkpoint is not None:
+        return _materialise(
+            state, db=db, output=output, progress=progress, folder=checkpoint.assets,
+            keepers=FolderKeepers(checkpoint.folder),
+        )  # fmt: skip
+    scratch = Path(tempfile.mkdtemp(prefix=f".working-{state.run_id}-", dir=output))
+    try:
+        return _materialise(state, db=db, output=output, progress=progress, folder=scratch, keepers=Keepers())
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _materialise(
+    state: RunState, *, db: Path, output: Path, progress: Progress, folder: Path, keepers: Keepers
+) -> dict[str, float | int]:
+    first_us = state.window_start_us // HOUR_US * HOUR_US
+    hour = key_from_us(state.window_end_us)
+    num_hours = (state.window_end_us - first_us) // HOUR_US + 1
+    io_manager = ParquetFolders(base_dir=str(folder))
+    plan = Plan(
+        discovery_dir=str(output),
+        window_hours=state.hours,
+        min_cluster_size=state.min_cluster_size,
+        umap_sample_size=state.umap_sample_size,
+        batch_size=state.batch_size,
+        seed=state.seed,
+        min_agreement=MIN_AGREEMENT,
+        run_id=state.run_id,
+        window_start_us=state.window_start_us,
+        window_end_us=state.window_end_us,
+        max_fingerprint_id=state.max_fingerprint_id,
+        previous_run_id=state.previous_run_id,
+    )
+    resources = {
+        "io_manager": io_manager,
+        "store": FingerprintStore(db=str(db)),
+        "plan": plan,
+        "progress": progress,
+        "keepers": keepers,
+    }
+    assets = build_assets(first_hour=key_from_us(first_us), window_hours=num_hours)
+    hours = [key_from_us(first_us + i * HOUR_US) for i in range(num_hours)]
+    with dg.DagsterInstance.ephemeral() as instance:
+        missing = [key for key in hours if not io_manager.folder(dg.AssetKey("fingerprints"), key).is_dir()]
+        if missing and not _finished("umap_embedding", io_manager, hour):
+            span = {"dagster/asset_partition_range_start": missing[0], "dagster/asset_partition_range_end": missing[-1]}
+            _run(assets, ["fingerprints"], instance=instance, resources=resources, tags=span)
+        left = list(STAGES)
+        while left and left[0] != "classifier_bundle" and _finished(left[0], io_manager, hour):
+            left.pop(0)
+        result = _run(assets, left, instance=instance, resources=resources, partition_key=hour)
+    published = result.asset_materializations_for_node("classifier_bundle")[0].metadata
+    if not published["published"].value:
+        raise DiscoveryFailed(str(published["note"].value))
+    return {name: one.value for name, one in published.items() if isinstance(one.value, int | float)}
+
+
+def _run(
+    assets: list[dg.AssetsDefinition], selection: list[str], *, instance: dg.DagsterInstance,
+    resources: dict[str, object], partition_key: str | None = None, tags: dict[str, str] | None = None,
+) -> dg.ExecuteInProcessResult:  # fmt: skip
+    result = dg.materialize(
+        assets,
+        selection=selection,
+        instance=instance,
+        resources=resources,
+        partition_key=partition_key,
+        tags=tags,
+        raise_on_error=False,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )
+    if result.success:
+        return result
+    for check in result.get_asset_check_evaluations():
+        if not check.passed:
+            found = ", ".join(f"{name} {value.value}" for name, value in check.metadata.items())
+            raise DiscoveryFailed(f"check {check.check_name} of {check.asset_key.to_user_string()} failed: {found}")
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error is not None:
+            error = event.step_failure_data.error
+            cause = error.cause or error
+            raise DiscoveryFailed(f"{event.step_key}: {cause.message.strip()}")
+    raise DiscoveryFailed("the run failed before its first stage")
+
+
+def _finished(asset: str, io_manager: ParquetFolders, hour: str) -> bool:
+    """Whether the asset is there and sound: one whose check failed is stored all the same, and must be made again."""
+    folder = io_manager.folder(dg.AssetKey(asset), hour)
+    if not folder.is_dir():
+        return False
+    tables = read_tables(folder)
+    if asset == "umap_embedding":
+        return checks.embedding_is_complete(tables[ONLY]).passed
+    located = read_tables(io_manager.folder(dg.AssetKey("umap_embedding"), hour))[ONLY]
+    judge = checks.clusters_cover_rows if asset == "hdbscan_clusters" else checks.zones_are_valid
+    return judge(tables, located).passed
+
+
+def _utc(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,39 @@
+"""What a finished run found, as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from attn_core.bundle import Bundle
+from attn_core.zones import ZONES
+
+MOST_CLUSTERS = 25
+
+
+def summary(bundle: Bundle) -> str:
+    """Zones, clusters and figures of a published run."""
+    manifest, metrics = bundle.manifest, bundle.manifest["metrics"]
+    total = manifest["num_fingerprints"]
+    counts = Counter(bundle.table("embeddings").column("zone").to_pylist())
+    lines = [f"{'zone':18s} {'rows':>9s} {'share':>7s}"]
+    lines += [f"{zone:18s} {counts[zone]:9,d} {counts[zone] / max(total, 1):6.1%}" for zone in ZONES]
+    clusters = sorted(bundle.table("clusters").to_pylist(), key=lambda row: -row["size"])
+    lines.append("")
+    if clusters:
+        lines.append(f"{'cluster':14s} {'rows':>9s} {'share':>7s}  {'zone':18s} {'score':>5s} {'margin':>6s}  lineage")
+    else:
+        lines.append("No clusters detected: every row is noise. A smaller --min-cluster-size, or more rows, may find some.")
+    for row in clusters[:MOST_CLUSTERS]:
+        parents = ", ".join(str(one) for one in row["lineage"]["parents"] if one != row["cluster_id"])
+        lines.append(
+            f"{row['cluster_label']:14s} {row['size']:9,d} {row['size'] / max(total, 1):6.1%}  {row['zone']:18s} "
+            f"{row['zone_score']:5.2f} {row['zone_margin']:6.2f}  {row['lineage']['event']}"
+            f"{f' (from {parents})' if parents else ''}"
+        )
+    if len(clusters) > MOST_CLUSTERS:
+        lines.append(f"... and {len(clusters) - MOST_CLUSTERS} smaller ones")
+    noise = manifest["noise_share"]
+    figures = [f"{total:,} fingerprints", f"{len(clusters)} clusters", f"{noise:.1%} noise"]
+    named = (("trustworthiness", "trustworthiness"), ("cluster_agreement", "classifier agrees"), ("ece", "ECE"))
+    figures += [f"{name} {metrics[key]:.3f}" for key, name in named if key in metrics]
+    return "\n".join([*lines, "", ", ".join(figures)])
