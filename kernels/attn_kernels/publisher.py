@@ -99,7 +99,8 @@ class Publisher:
                 ):
                     self._make_batches(pending)
                     pending = []
-                link.exchange(self._outbox, wait_s=min(0.05, self._limits.batch_interval_s))
+                behind = not self._queue.empty() and not pending
+                link.exchange(self._outbox, wait_s=0.0 if behind else min(0.05, self._limits.batch_interval_s))
         finally:
             link.close()
             context.term()

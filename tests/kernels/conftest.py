@@ -142,12 +142,12 @@ class Sink:
             if router.poll(50):
                 identity, *frames = router.recv_multipart()
                 batch = wire.decode_batch(frames)
-                if self._acknowledge:
-                    ack = wire.ack_frames(source_id=batch.source_id, seq=batch.seq)
-                    router.send_multipart([identity, *ack])
                 with self._changed:
                     self.batches.append(batch)
                     self._changed.notify_all()
+                if self._acknowledge:
+                    ack = wire.ack_frames(source_id=batch.source_id, seq=batch.seq)
+                    router.send_multipart([identity, *ack])
         router.close()
         context.term()
 
