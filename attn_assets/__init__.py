@@ -1,1 +1,1 @@
-"""Discovery as a Dagster project: an hour's fingerprints become a map, clusters, zone labels and a served classifier."""
+"""Discovery as a Dagster project: an hour's fingerprints become a map, clusters, zones and a served classifier."""

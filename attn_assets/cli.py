@@ -7,10 +7,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attn_core.errors import AttnError, SettingsError, StoreError
 
@@ -23,7 +23,8 @@ EXIT_FAILED, EXIT_USAGE, EXIT_EMPTY = 1, 2, 3
 _EPILOG = """\
 examples:
   attn-discover --db fingerprints.db --output ./discovery_outputs --hours 24 --min-cluster-size 20
-  attn-discover --db fingerprints.db --output ./discovery_outputs --long-running --websocket-port 9010 --max-memory-gb 16
+  attn-discover --db fingerprints.db --output ./discovery_outputs \\
+      --long-running --websocket-port 9010 --max-memory-gb 16
   attn-discover --db fingerprints.db --output ./discovery_outputs --resume RUN_ID
 
 what it does:
@@ -37,7 +38,13 @@ exit codes:
 
 out of memory: lower --umap-sample-size, or set --long-running --max-memory-gb.
 """
-_DEFAULTS = {"hours": 24.0, "min_cluster_size": 20, "umap_sample_size": 50_000, "batch_size": 20_000, "seed": 0}
+_DEFAULTS: dict[str, Any] = {
+    "hours": 24.0,
+    "min_cluster_size": 20,
+    "umap_sample_size": 50_000,
+    "batch_size": 20_000,
+    "seed": 0,
+}
 
 
 class _Stopped(BaseException):
@@ -126,8 +133,8 @@ def _discover(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> tuple[RunState, Checkpoint | None, bool]:
     from attn_assets.checkpoint import Checkpoint
+    from attn_assets.defs.in_process import Request, begin
     from attn_assets.memory import fit_sizes
-    from attn_assets.runner import Request, begin
 
     if args.resume is not None:
         checkpoint = Checkpoint(args.output, args.resume)
@@ -136,7 +143,9 @@ def _prepare(args: argparse.Namespace) -> tuple[RunState, Checkpoint | None, boo
             raise SettingsError(f"--db {args.db} does not exist: name the database that the run was started with")
         print(f"resuming {state.run_id}: {state.status}", file=sys.stderr)
         return state, checkpoint, state.status == "published"
-    chosen = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in _DEFAULTS.items()}
+    chosen = {
+        name: default if getattr(args, name) is None else getattr(args, name) for name, default in _DEFAULTS.items()
+    }
     state, num_rows = begin(args.db, args.output, Request(**chosen))
     print(f"{num_rows:,} fingerprints in the last {state.hours:g} hours", file=sys.stderr)
     if args.max_memory_gb is not None:
@@ -147,11 +156,11 @@ def _prepare(args: argparse.Namespace) -> tuple[RunState, Checkpoint | None, boo
             max_memory_gb=args.max_memory_gb,
         )  # fmt: skip
         state = replace(state, umap_sample_size=sizes.umap_sample_size, batch_size=sizes.batch_size)
-        print(
-            f"memory: about {sizes.expected_bytes / 1e9:.1f} GB expected of {args.max_memory_gb:g} GB"
-            + (f"; sample reduced to {state.umap_sample_size:,} rows, batch to {state.batch_size:,}" if sizes.reduced else ""),
-            file=sys.stderr,
-        )  # fmt: skip
+        fitted = (
+            f"; sample {sizes.umap_sample_size:,} rows, batch {sizes.batch_size:,}, to fit" if sizes.reduced else ""
+        )
+        expected = f"about {sizes.expected_bytes / 1e9:.1f} GB expected of {args.max_memory_gb:g} GB"
+        print(f"memory: {expected}{fitted}", file=sys.stderr)
     if not args.long_running:
         return state, None, False
     checkpoint = Checkpoint(args.output, state.run_id)
@@ -163,7 +172,7 @@ def _run_until_stopped(
     args: argparse.Namespace, state: RunState, checkpoint: Checkpoint | None, progress: LiveProgress
 ) -> int:
     """The work runs in a thread: a signal then stops us at once, even in the middle of a long compiled call."""
-    from attn_assets.runner import run
+    from attn_assets.defs.in_process import run
     from attn_assets.summary import summary
     from attn_core.bundle import open_bundle
 
@@ -173,7 +182,7 @@ def _run_until_stopped(
     def work() -> None:
         try:
             run(state, db=args.db, output=args.output, progress=progress, checkpoint=checkpoint)
-        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+        except BaseException as error:
             failure.append(error)
         finally:
             done.set()
@@ -224,7 +233,7 @@ def _refuse_on_resume(args: argparse.Namespace) -> None:
         raise SettingsError(f"--resume takes the parameters of the run that was stopped: leave out {', '.join(given)}")
 
 
-def _positive(kind: type[float]) -> object:
+def _positive(kind: type[float]) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = kind(text)
         if not 0 < value < 1e6:
@@ -234,7 +243,7 @@ def _positive(kind: type[float]) -> object:
     return parse
 
 
-def _at_least(least: int) -> object:
+def _at_least(least: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         value = int(text)
         if value < least:

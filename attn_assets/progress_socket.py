@@ -35,8 +35,8 @@ class ProgressSocket:
         self._bound.wait()
         if self._failure is not None:
             raise SettingsError(
-                f"--websocket-port {self.port} cannot be had on {HOST}: {self._failure.strerror}. Name another, or stop "
-                "what listens there"
+                f"--websocket-port {self.port} cannot be had on {HOST}: {self._failure.strerror}. "
+                "Name another, or stop what listens there"
             ) from self._failure
 
     def tell(self, event: Event) -> None:

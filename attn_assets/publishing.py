@@ -102,11 +102,11 @@ def metrics_of(assets: Assets, served: serving.Served) -> dict[str, float | int]
     figures = {
         **facts_of(assets.located).get("metrics", {}),
         **facts_of(assets.clusters["points"]).get("metrics", {}),
-        "cluster_agreement": served.cluster_agreement,
-        "noise_agreement": served.noise_agreement,
-        "zone_agreement": served.zone_agreement,
-        "ece": served.ece,
-        "num_judged": served.num_judged,
+        "cluster_agreement": served.figures.cluster_agreement,
+        "noise_agreement": served.figures.noise_agreement,
+        "zone_agreement": served.figures.zone_agreement,
+        "ece": served.figures.ece,
+        "num_judged": served.figures.num_judged,
         "num_prototypes": len(served.prototypes.points),
     }
     return {name: value for name, value in figures.items() if value is not None}
@@ -114,11 +114,11 @@ def metrics_of(assets: Assets, served: serving.Served) -> dict[str, float | int]
 
 def check_agreement(served: serving.Served, *, floor: float) -> None:
     """Raise `BundleError` where the served classifier does not do what discovery found."""
-    found = served.cluster_agreement
-    if found is not None and served.num_judged >= MIN_JUDGED_ROWS and found < floor:
+    found = served.figures.cluster_agreement
+    if found is not None and served.figures.num_judged >= MIN_JUDGED_ROWS and found < floor:
         raise BundleError(
-            f"the served classifier gives {found:.2f} of held-out rows their cluster, below {floor:.2f}: not published, "
-            "`latest` stays. Look at the map for clusters that overlap, or raise --min-cluster-size"
+            f"the served classifier gives {found:.2f} of held-out rows their cluster, below {floor:.2f}: not "
+            "published, `latest` stays. Look at the map for clusters that overlap, or raise --min-cluster-size"
         )
 
 
@@ -154,7 +154,7 @@ def publish_run(
         **{name: value for name, value in run.items() if name not in ("run_id", "started_at_us")},
         "models": sorted({m for m in assets.located.column("model_id").unique().to_pylist() if m is not None}),
         "versions": {name: version(name) for name in LIBRARIES},
-        "reliability": fitted.served.reliability,
+        "reliability": fitted.served.figures.reliability,
         "previous_run_id": grouping["previous_run_id"],
         "next_cluster_id": grouping["next_id"],
         "gone_cluster_ids": grouping["gone"],

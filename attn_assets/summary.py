@@ -22,7 +22,9 @@ def summary(bundle: Bundle) -> str:
     if clusters:
         lines.append(f"{'cluster':14s} {'rows':>9s} {'share':>7s}  {'zone':18s} {'score':>5s} {'margin':>6s}  lineage")
     else:
-        lines.append("No clusters detected: every row is noise. A smaller --min-cluster-size, or more rows, may find some.")
+        lines.append(
+            "No clusters detected: every row is noise. A smaller --min-cluster-size, or more rows, may find some."
+        )
     for row in clusters[:MOST_CLUSTERS]:
         parents = ", ".join(str(one) for one in row["lineage"]["parents"] if one != row["cluster_id"])
         lines.append(

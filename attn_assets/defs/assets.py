@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from attn_assets.defs import checks
 from attn_assets.defs.partitions import hourly, last_hours
+from attn_assets.defs.previews import cluster_preview, row_preview
 from attn_assets.defs.resources import FingerprintStore, Keepers, Plan, Progress
 from attn_assets.discovery.tables import facts_of
 from attn_assets.discovery.window import rows_between
 from attn_assets.measure import Cost
-from attn_assets.previews import cluster_preview, row_preview
 from attn_assets.publishing import Assets, check_agreement, fit_classifier, metrics_of, publish_run, why_not
 from attn_assets.stages import Tables, find_clusters, label_zones, locate
 
@@ -35,7 +35,7 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
             "dagster_type": tables,
         }
 
-    @dg.asset(**made_by("sqlite", asset="fingerprints"))
+    @dg.asset(**made_by("sqlite", asset="fingerprints"))  # type: ignore[untyped-decorator]
     def fingerprints(
         context: dg.AssetExecutionContext, store: FingerprintStore, progress: dg.ResourceParam[Progress]
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
@@ -46,7 +46,7 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
         note = "" if rows.num_rows else "no fingerprints were captured in this hour"
         return _result("fingerprints", rows, checks.fingerprints_are_valid(rows), cost, row_preview(rows, note))
 
-    @dg.asset(
+    @dg.asset(  # type: ignore[untyped-decorator]
         **made_by("umap", asset="umap_embedding"),
         ins={"fingerprints": dg.AssetIn(partition_mapping=last_hours(window_hours))},
     )
@@ -74,7 +74,7 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
         shown = {**facts_of(located)["metrics"], **row_preview(located, note)}
         return _result("umap_embedding", located, checks.embedding_is_complete(located), cost, shown)
 
-    @dg.asset(**made_by("hdbscan", asset="hdbscan_clusters"))
+    @dg.asset(**made_by("hdbscan", asset="hdbscan_clusters"))  # type: ignore[untyped-decorator]
     def hdbscan_clusters(
         plan: Plan, progress: dg.ResourceParam[Progress], umap_embedding: pa.Table
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
@@ -91,7 +91,7 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
         check = checks.clusters_cover_rows(found, umap_embedding)
         return _result("hdbscan_clusters", found, check, cost, shown)
 
-    @dg.asset(**made_by("numpy", asset="zone_labels"))
+    @dg.asset(**made_by("numpy", asset="zone_labels"))  # type: ignore[untyped-decorator]
     def zone_labels(
         progress: dg.ResourceParam[Progress], umap_embedding: pa.Table, hdbscan_clusters: Tables
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
@@ -101,7 +101,7 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
         shown = {**facts_of(labelled["points"])["metrics"], "preview": cluster_preview(labelled, hdbscan_clusters)}
         return _result("zone_labels", labelled, checks.zones_are_valid(labelled, umap_embedding), cost, shown)
 
-    @dg.asset(**made_by("numpy", asset="classifier_bundle"))
+    @dg.asset(**made_by("numpy", asset="classifier_bundle"))  # type: ignore[untyped-decorator]
     def classifier_bundle(
         context: dg.AssetExecutionContext,
         plan: Plan,
@@ -114,7 +114,8 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
         """The bundle that the sidecar serves, published as `latest`, with the run recorded in the database."""
         assets = Assets(located=umap_embedding, clusters=hdbscan_clusters, zones=zone_labels)
         started_at_us = time.time_ns() // 1000
-        run_id, shown = None, {}
+        run_id: str | None = None
+        shown: dict[str, Any] = {}
         reason = why_not(umap_embedding, discovery_dir=plan.output)
         with Cost() as cost, progress.stage("classifier_bundle"):
             if reason is None:

@@ -28,7 +28,9 @@ def build_schedule(job: UnresolvedAssetJobDefinition, *, first_hour: str, window
         job=job, cron_schedule="2 * * * *", execution_timezone="UTC", name="hourly_discovery",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )  # fmt: skip
-    def hourly_discovery(context: dg.ScheduleEvaluationContext, store: FingerprintStore) -> object:
+    def hourly_discovery(
+        context: dg.ScheduleEvaluationContext, store: FingerprintStore
+    ) -> dg.RunRequest | dg.SkipReason:
         ended = context.scheduled_execution_time.astimezone(UTC) - timedelta(hours=1)
         key = ended.strftime(HOUR_FORMAT)
         if us_from_key(key) < us_from_key(first_hour):
@@ -52,7 +54,9 @@ def build_sensor(job: UnresolvedAssetJobDefinition, *, rules: Rules) -> dg.Senso
         job=job, name="new_fingerprints", minimum_interval_seconds=SENSOR_INTERVAL_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )  # fmt: skip
-    def new_fingerprints(context: dg.SensorEvaluationContext, store: FingerprintStore) -> object:
+    def new_fingerprints(
+        context: dg.SensorEvaluationContext, store: FingerprintStore
+    ) -> dg.SensorResult | dg.SkipReason:
         cursor = Cursor.from_json(context.cursor)
         try:
             with closing(open_reader(store.path)) as connection:

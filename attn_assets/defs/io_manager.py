@@ -23,7 +23,7 @@ _MISSING_HOURS = {"fingerprints": STORED}
 """Assets of which a window may lack hours (nothing was captured in them), and what an absent hour looks like."""
 
 
-class ParquetFolders(dg.ConfigurableIOManager):  # type: ignore[misc]
+class ParquetFolders(dg.ConfigurableIOManager):
     """Stores a `pa.Table`, or a mapping of names to tables, as ``BASE/ASSET/HOUR/NAME.parquet``.
 
     An output of several hours is one table, cut by its column `captured_at_us`. An input of several hours is their

@@ -1,4 +1,4 @@
-"""What the assets are given: the store, the plan of a run, somebody to tell of progress, a keeper of finished pieces."""
+"""What the assets are given: the store, the plan of a run, whom to tell of progress, a keeper of finished pieces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attn_core.errors import BundleError
 from attn_core.store import HOUR_US, open_reader, read_fingerprints
 
 
-class FingerprintStore(dg.ConfigurableResource):  # type: ignore[misc]
+class FingerprintStore(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The sidecar's database."""
 
     db: str
@@ -38,7 +38,7 @@ class FingerprintStore(dg.ConfigurableResource):  # type: ignore[misc]
             return int(connection.execute(sql, (start_us, end_us)).fetchone()[0])
 
 
-class Plan(dg.ConfigurableResource):  # type: ignore[misc]
+class Plan(dg.ConfigurableResource):  # type: ignore[type-arg]
     """How a run is to be made. What is None is taken from the partition and the clock."""
 
     discovery_dir: str
@@ -63,7 +63,9 @@ class Plan(dg.ConfigurableResource):  # type: ignore[misc]
     def window_us(self, partition_end_us: int) -> tuple[int, int]:
         """[start, end) of the window of the hour that ends then; a running hour ends now."""
         end = min(partition_end_us, time.time_ns() // 1000) if self.window_end_us is None else self.window_end_us
-        start = partition_end_us - self.window_hours * HOUR_US if self.window_start_us is None else self.window_start_us
+        start = self.window_start_us
+        if start is None:
+            start = partition_end_us - round(self.window_hours * HOUR_US)
         return start, end
 
     def previous(self) -> Bundle | None:

@@ -54,7 +54,7 @@ def smoothing(num_sampled: int, *, min_cluster_size: int) -> int:
 
 
 def group(embedding: Embedding, *, min_cluster_size: int, batch_size: int, before: I32, next_id: int) -> Grouping:
-    """Clusters of the map's rows. `before` [m] holds each row's last cluster id (-1 noise, -2 unseen), see `lineage`."""
+    """Clusters of the map's rows. `before` [m]: each row's last cluster id (-1 noise, -2 unseen), see `lineage`."""
     sampled = np.flatnonzero(embedding.in_sample)
     space = embedding.positions[sampled]
     min_samples = smoothing(len(sampled), min_cluster_size=min_cluster_size)

@@ -26,7 +26,7 @@ class ClusterZones:
     @property
     def zone_index(self) -> npt.NDArray[np.int8]:
         """[c], index into `ZONES`: the zone with the highest score."""
-        return self.scores.argmax(axis=1).astype(np.int8)
+        return np.asarray(self.scores.argmax(axis=1), dtype=np.int8)
 
     @property
     def margins(self) -> F32:
@@ -62,7 +62,7 @@ def label_clusters(
 
 
 def zone_of_rows(labels: I32, *, zones: ClusterZones, probabilities: F32) -> tuple[npt.NDArray[np.int8], F32]:
-    """Offline zone (index, int8 [m]) and its score (float32 [m]): the cluster's, or by the rules where none claims it."""
+    """Offline zone (index, int8 [m]) and its score (float32 [m]): the cluster's, or the rules' where none claims it."""
     zone = probabilities.argmax(axis=1).astype(np.int8)
     score = probabilities.max(axis=1)
     member = labels >= 0

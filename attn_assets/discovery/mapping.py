@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
+from attn_assets.discovery.fuzzy_graph import fuzzy_graph
 from attn_assets.discovery.neighbours import Frame, Neighbours
 
 NUM_NEIGHBOURS = 15
@@ -31,29 +32,39 @@ def fit_map(frame: Frame, *, seed: int, init: F32 | None = None) -> F32:
     """
     features = frame.features
     start = principal_axes(features) if init is None else init
-    if len(features) < MIN_UMAP_ROWS:
+    if len(features) < MIN_UMAP_ROWS or np.ptp(start[:, 0]) == 0.0:
         return start
     with warnings.catch_warnings():
         # It says at every import that TensorFlow is missing.
         warnings.simplefilter("ignore", ImportWarning)
-        # Imported here: umap-learn takes seconds to load and compile, and `attn-discover --help` should not.
-        from umap import UMAP
-
-    near = frame.nearest(features, k=NUM_NEIGHBOURS)
-    model = UMAP(
-        n_neighbors=near.index.shape[1],
-        min_dist=MIN_DIST,
+        # Imported here: umap-learn takes seconds to load, and `attn-discover --help` should not.
+        from umap.umap_ import find_ab_params, simplicial_set_embedding
+    random = np.random.RandomState(seed)
+    if np.ptp(start[:, 1]) == 0.0:
+        # Rows on a line: umap-learn divides by the extent of each axis.
+        start = np.column_stack([start[:, 0], random.normal(size=len(start))])
+    a, b = find_ab_params(1.0, MIN_DIST)
+    positions, _ = simplicial_set_embedding(
+        features,
+        fuzzy_graph(frame.nearest(features, k=NUM_NEIGHBOURS)),
+        n_components=2,
+        initial_alpha=1.0,
+        a=a,
+        b=b,
+        gamma=1.0,
+        negative_sample_rate=5,
         n_epochs=NUM_EPOCHS,
         init=start,
-        random_state=seed,
-        n_jobs=1,
-        precomputed_knn=(near.index, near.distance),
-        force_approximation_algorithm=True,
+        random_state=random,
+        metric="euclidean",
+        metric_kwds={},
+        densmap=False,
+        densmap_kwds={},
+        output_dens=False,
+        # One thread: the same seed gives the same bytes.
+        parallel=False,
     )
-    with warnings.catch_warnings():
-        # We place new rows ourselves, so that umap-learn's own transform is not available costs nothing.
-        warnings.filterwarnings("ignore", message="precomputed_knn.2.", category=UserWarning)
-        return np.ascontiguousarray(model.fit_transform(features), dtype=np.float32)
+    return np.ascontiguousarray(positions, dtype=np.float32)
 
 
 def place(frame: Frame, frame_map: F32, queries: F32) -> F32:

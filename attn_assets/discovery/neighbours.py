@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
+from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
 F32 = npt.NDArray[np.float32]
 
@@ -22,7 +22,7 @@ class Neighbours:
 
 
 class Frame:
-    """Rows to search among: float32 [s, d]. The features have 21 columns but few free directions, so a k-d tree pays."""
+    """Rows to search among: float32 [s, d]. Features have 21 columns but few free directions: a k-d tree pays."""
 
     def __init__(self, features: F32) -> None:
         self.features = features

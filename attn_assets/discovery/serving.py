@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
+from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
 from attn_assets.discovery.prototypes import Prototypes, tile_clusters
 from attn_assets.discovery.quality import expected_calibration_error, reliability
@@ -46,12 +46,9 @@ class Labelled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
-    """A classifier and how well it does on rows that had no part in it. Figures are None where no row could tell."""
+class Figures:
+    """How well a classifier does on rows that had no part in it; None where no row could tell."""
 
-    arrays: ClassifierArrays
-    prototypes: Prototypes
-    """`nearest_row` counts in the rows that were given to `fit`."""
     cluster_agreement: float | None
     """Share of held-out rows in a cluster offline that are given that cluster."""
     noise_agreement: float | None
@@ -60,6 +57,16 @@ class Served:
     ece: float | None
     num_judged: int
     reliability: list[dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A classifier, its prototypes and its figures."""
+
+    arrays: ClassifierArrays
+    prototypes: Prototypes
+    """`nearest_row` counts in the rows that were given to `fit`."""
+    figures: Figures
 
 
 def fit(rows: Labelled, *, cluster_ids: I32, cluster_zone: npt.NDArray[np.int8], seed: int) -> Served:
@@ -86,25 +93,25 @@ def fit(rows: Labelled, *, cluster_ids: I32, cluster_zone: npt.NDArray[np.int8],
     prototypes = Prototypes(
         points=tiles.points, start=tiles.start, nearest_row=fit_part[tiles.nearest_row].astype(np.int32)
     )
-    return Served(arrays=arrays, prototypes=prototypes, **figures)
+    return Served(arrays=arrays, prototypes=prototypes, figures=figures)
 
 
-def judge(arrays: ClassifierArrays, rows: Labelled, *, cluster_ids: I32) -> dict[str, object]:
-    """Agreement with the offline labels and calibration on these rows: `Served`'s figures by name."""
+def judge(arrays: ClassifierArrays, rows: Labelled, *, cluster_ids: I32) -> Figures:
+    """Agreement with the offline labels and calibration on these rows."""
     answer = Classifier(arrays, run_id=None).classify(
         rows.vectors, context_len=rows.context_len, sink_mass=rows.sink_mass, periodicity=rows.periodicity
     )
     offline = np.append(cluster_ids, NO_CLUSTER)[rows.labels]
     same_cluster, same_zone = answer.cluster_id == offline, answer.zone_index == rows.zone_index
     inside = rows.labels >= 0
-    return {
-        "cluster_agreement": _share(same_cluster[inside]),
-        "noise_agreement": _share(same_cluster[~inside]),
-        "zone_agreement": _share(same_zone),
-        "ece": expected_calibration_error(answer.confidence, same_zone) if len(same_zone) else None,
-        "num_judged": len(same_zone),
-        "reliability": reliability(answer.confidence, same_zone),
-    }
+    return Figures(
+        cluster_agreement=_share(same_cluster[inside]),
+        noise_agreement=_share(same_cluster[~inside]),
+        zone_agreement=_share(same_zone),
+        ece=expected_calibration_error(answer.confidence, same_zone) if len(same_zone) else None,
+        num_judged=len(same_zone),
+        reliability=reliability(answer.confidence, same_zone),
+    )
 
 
 def _share(right: npt.NDArray[np.bool_]) -> float | None:

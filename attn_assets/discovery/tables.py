@@ -92,7 +92,7 @@ def labels_of(tables: Mapping[str, pa.Table]) -> npt.NDArray[np.int32]:
 def zone_tables(
     *, cluster_ids: npt.NDArray[np.int32], zones: ClusterZones, zone_index: npt.NDArray[np.int8], score: F32
 ) -> dict[str, pa.Table]:
-    """`points` (zone, score), `clusters` (zone, zone_score, zone_margin) and `zone_labels` (one row a cluster and zone)."""
+    """`points` (zone, score), `clusters` (zone, zone_score, zone_margin), `zone_labels` (a row a cluster and zone)."""
     chosen, every = zones.zone_index, np.arange(len(cluster_ids))
     clusters = pa.table(
         {

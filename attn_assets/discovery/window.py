@@ -68,7 +68,7 @@ def vectors_from_table(table: pa.Table) -> F32:
 
 
 def rows_between(table: pa.Table, *, start_us: int, end_us: int, max_id: int | None) -> pa.Table:
-    """Rows captured in [start_us, end_us), with an id of at most `max_id` where given, in the order of capture and id."""
+    """Rows captured in [start_us, end_us), with an id of at most `max_id` where given, by instant and id."""
     at = table.column("captured_at_us")
     keep = pc.and_(pc.greater_equal(at, start_us), pc.less(at, end_us))
     if max_id is not None:

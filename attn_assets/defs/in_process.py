@@ -1,4 +1,4 @@
-"""One discovery run outside a Dagster instance: the same assets, materialised in this process for a window up to now."""
+"""One discovery run without a Dagster server: the same assets, materialised in this process for a window up to now."""
 
 from __future__ import annotations
 

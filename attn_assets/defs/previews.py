@@ -20,7 +20,9 @@ def row_preview(table: pa.Table, note: str) -> dict[str, Any]:
     """`preview`: the first rows as a Markdown table; `note` where there is something to say."""
     names = [name for name in table.column_names if name not in _HIDDEN]
     head = table.select(names).slice(0, NUM_ROWS).to_pylist()
-    shown = {"preview": dg.MetadataValue.md(markdown(names, [[_cell(row[name]) for name in names] for row in head]))}
+    shown: dict[str, Any] = {
+        "preview": dg.MetadataValue.md(markdown(names, [[_cell(row[name]) for name in names] for row in head]))
+    }
     return {**shown, "note": note} if note else shown
 
 
