@@ -75,26 +75,24 @@ def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
             yield json.loads(line[len("data: ") :])
 
 
-@contextlib.contextmanager
-def running_server(log: Path, *args: str) -> Iterator[Server]:
-    """Start SGLang with the demo model and `args`; stop it, children and all, at the end."""
+def make_model() -> None:
+    """The demo model in place: verified where it is there, made where it is not."""
     made = subprocess.run([sys.executable, ROOT / "scripts/make_demo_model.py", "--output", MODEL], check=False)
     assert made.returncode == 0, "the demo model could not be made: see above"
+
+
+def launch(log: Path, *args: str, **environment: str) -> tuple[Server, subprocess.Popen[bytes]]:
+    """Start SGLang with the demo model and `args`; it is not ready yet."""
     port = free_port()
     command = [sys.executable, "-m", "sglang.launch_server", "--model", str(MODEL), "--port", str(port), *args]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    surroundings = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
-    server = Server(port=port, log=log)
-    try:
-        _wait_until_ready(server, process)
-        yield server
-    finally:
-        server.client.close()
-        _stop(process)
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=surroundings, start_new_session=True)
+    return Server(port=port, log=log), process
 
 
-def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
+def wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
+    """Wait for the server's /health, telling how long it has been."""
     start = time.monotonic()
     told = start
     while True:
@@ -112,7 +110,9 @@ def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
             print(f"waiting for the model server, {told - start:.0f} s ...", file=sys.stderr)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(server: Server, process: subprocess.Popen[bytes]) -> None:
+    """End the server and every process that it started."""
+    server.client.close()
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=20)
@@ -192,18 +192,39 @@ def sink() -> Iterator[Sink]:
 
 
 @pytest.fixture(scope="session")
-def server(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The capturing server: chunks of 64 tokens, so that longer prompts are prefilled in pieces."""
-    log = tmp_path_factory.mktemp("capturing") / "server.log"
-    args = ["--attention-backend", "triton", "--return-attention-tokens", "--attention-tokens-top-k", "16"]
-    args += ["--attention-tokens-publish", sink.address, "--chunked-prefill-size", "64"]
-    with running_server(log, *args) as running:
-        yield running
+def servers(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    """The capturing server and the stock one, started side by side: on two cores that takes little longer than one.
+
+    Both prefill in chunks of 64 tokens. The capturing one takes a request back every 9th step of a batch (SGLang's own
+    test switch), as it would when its cache is full.
+    """
+    make_model()
+    logs = tmp_path_factory.mktemp("servers")
+    common = ["--attention-backend", "triton", "--chunked-prefill-size", "64"]
+    capturing = ["--return-attention-tokens", "--attention-tokens-top-k", "16"]
+    capturing += ["--attention-tokens-publish", sink.address]
+    retracting = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "9"}
+    with contextlib.ExitStack() as stack:
+        started = [
+            launch(logs / "capturing.log", *common, *capturing, **retracting),
+            launch(logs / "stock.log", *common),
+        ]
+        for server, process in started:
+            stack.callback(stop, server, process)
+        for _, process in started:
+            stack.callback(process.send_signal, signal.SIGTERM)  # first of all both, so that they end side by side
+        for server, process in started:
+            wait_until_ready(server, process)
+        yield started[0][0], started[1][0]
 
 
 @pytest.fixture(scope="session")
-def stock_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(servers: tuple[Server, Server]) -> Server:
+    """The capturing server."""
+    return servers[0]
+
+
+@pytest.fixture(scope="session")
+def stock_server(servers: tuple[Server, Server]) -> Server:
     """The same server without the flag."""
-    log = tmp_path_factory.mktemp("stock") / "server.log"
-    with running_server(log, "--attention-backend", "triton", "--chunked-prefill-size", "64") as running:
-        yield running
+    return servers[1]

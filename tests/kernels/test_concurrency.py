@@ -34,6 +34,7 @@ def test_eight_mixed_requests_at_once(server: Server, sink: Sink) -> None:
         assert sink.steps(request_id) == list(range(10 + i))
         if usage is not None and tokens is not None:
             check_tokens(tokens, prompt_len=usage["prompt_tokens"], num_tokens=10 + i)
+    assert "Testing retraction. #retracted_reqs: 1" in server.log.read_text()
     request_id, _, tokens = found[6]
     assert tokens is not None
     started = next(r for r in sink.rows("requests") if r["request_id"] == request_id)
