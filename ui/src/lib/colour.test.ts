@@ -70,11 +70,30 @@ describe("scales", () => {
     expect(fillFromConfidence(null)).toBe(fillFromConfidence(0));
   });
 
+  it.each([
+    ["light", "#14181f", "#ffffff"],
+    ["dark", "#e8ecf1", "#14181f"],
+  ] as const)("text on ink reads best with the %s threshold", (scheme, ink, panel) => {
+    const mixed = (share: number): string =>
+      `#${[1, 3, 5]
+        .map((at) => {
+          const [a, b] = [ink, panel].map((hex) => Number.parseInt(hex.slice(at, at + 2), 16)) as [number, number];
+          return Math.round(a * share + b * (1 - share))
+            .toString(16)
+            .padStart(2, "0");
+        })
+        .join("")}`;
+    for (let share = 0; share <= 1; share += 0.02) {
+      const text = share >= INVERTING_INK[scheme] ? panel : ink;
+      expect(contrastRatio(text, mixed(share))).toBeGreaterThan(3.9);
+    }
+  });
+
   it("ink is absolute, keeps small probabilities visible and inverts the text for large ones", () => {
     expect(inkFromProbability(0)).toBe(0);
     expect(inkFromProbability(0.0001)).toBe(0.08);
     expect(inkFromProbability(0.01)).toBeCloseTo(0.1);
-    expect(inkFromProbability(0.5)).toBeGreaterThan(INVERTING_INK);
+    expect(inkFromProbability(0.5)).toBeGreaterThan(INVERTING_INK.light);
     expect(inkFromProbability(1)).toBe(1);
   });
 

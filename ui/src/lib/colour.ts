@@ -92,8 +92,8 @@ export function inkFromProbability(probability: number): number {
   return probability <= 0 ? 0 : Math.max(0.08, Math.sqrt(clamp01(probability)));
 }
 
-/** Past this ink the text on it is drawn in the ground's colour. */
-export const INVERTING_INK = 0.5;
+/** Past this ink the text on it is drawn in the ground's colour: where both would read equally well, or badly. */
+export const INVERTING_INK: Record<Scheme, number> = { light: 0.56, dark: 0.46 };
 
 const CLUSTER_COLOURS: Record<Scheme, readonly string[]> = {
   light: ["#0072b2", "#e09600", "#00a878", "#a8417f", "#d55e00", "#3ba3d6", "#6b5fc7", "#7a8b00", "#d4699f", "#7a4a21"],

@@ -10,6 +10,7 @@ import { formatShare } from "../../lib/format";
 /** Inks `attended` under `root`; the answer takes it all back. */
 export function inkAttended(root: HTMLElement, attended: readonly Attended[]): () => void {
   const inked: HTMLElement[] = [];
+  const inverting = INVERTING_INK[document.documentElement.dataset.theme === "dark" ? "dark" : "light"];
   const folds = [...root.querySelectorAll<HTMLElement>("[data-fold]")].map((element) => {
     const [start = 0, end = 0] = (element.dataset.fold ?? "").split(",").map(Number);
     return { element, start, end, mass: 0, count: 0 };
@@ -19,7 +20,7 @@ export function inkAttended(root: HTMLElement, attended: readonly Attended[]): (
     if (element) {
       const ink = inkFromProbability(probability);
       element.style.setProperty("--ink-share", `${(ink * 100).toFixed(1)}%`);
-      element.dataset.attended = ink >= INVERTING_INK ? "strongly" : "weakly";
+      element.dataset.attended = ink >= inverting ? "strongly" : "weakly";
       inked.push(element);
       continue;
     }

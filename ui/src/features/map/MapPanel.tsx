@@ -127,6 +127,9 @@ function ZoneLegend({ points, view, onChange }: MapPanelProps) {
 
 function ClusterLegend({ points, clusters, scheme, view, onChange }: MapPanelProps) {
   const counts = useMemo(() => countsByCluster(points), [points]);
+  const claimed = counts.filter(({ clusterId }) => clusterId >= 0);
+  const hasSharedColours =
+    new Set(claimed.map(({ clusterId }) => clusterColour(clusterId, scheme))).size < claimed.length;
   const byId = useMemo(() => new Map(clusters.map((cluster) => [cluster.cluster_id, cluster])), [clusters]);
   return (
     <>
@@ -155,9 +158,10 @@ function ClusterLegend({ points, clusters, scheme, view, onChange }: MapPanelPro
           );
         })}
       </ul>
-      {counts.length > NUM_CLUSTER_COLOURS ? (
+      {hasSharedColours ? (
         <p className={styles.quiet}>
-          Colours repeat after {NUM_CLUSTER_COLOURS} clusters: point at a token, or hide others, to tell them apart.
+          There are {NUM_CLUSTER_COLOURS} colours, so some clusters share one: point at a token, or hide others, to tell
+          them apart.
         </p>
       ) : null}
     </>

@@ -151,6 +151,11 @@ export class MapPlot {
     return this.screenFromMap(this.#points.x[index] ?? 0, this.#points.y[index] ?? 0);
   }
 
+  /** Width and height of the canvas in CSS pixels. */
+  size(): [number, number] {
+    return [this.#canvas.clientWidth, this.#canvas.clientHeight];
+  }
+
   destroy(): void {
     this.#plot.destroy();
   }

@@ -1,0 +1,226 @@
+"""The explorer in a real browser: tokens stream into Live, points lie on the Map, and the console stays silent.
+
+``ATTN_E2E_URL`` names a running stack (the sidecar's address) and ``ATTN_E2E_MODEL_URL`` its model server: then the
+streaming test asks for an answer of its own; without the second the stack is expected to be busy. With neither,
+the explorer's own fake sidecar stands in, and what is tested is the page alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+STATIC = ROOT / "sidecar" / "attn_sidecar" / "static"
+CHROMIUM_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # WebGL in software: without it a browser with no GPU gives no context, and the map says so.
+    "--enable-unsafe-swiftshader",
+]
+DRIVER_NOISE = "GL Driver Message"
+"""Chromium's own remark on reading software-drawn pixels back for a screenshot."""
+PATIENCE_MS = 60_000
+COUNT_TOKENS = "() => Number(document.querySelector('[data-testid=answer]')?.dataset.numTokens ?? 0)"
+POINTS_ARE_DRAWN = "() => Number(document.querySelector('[data-testid=map]')?.dataset.drawnPoints ?? 0) > 0"
+COLOURED_PIXELS = """() => {
+  const map = document.querySelector('[data-testid=map]');
+  const copy = Object.assign(document.createElement('canvas'), { width: map.width, height: map.height });
+  const context = copy.getContext('2d', { willReadFrequently: true });
+  context.drawImage(map, 0, 0);
+  const { data } = context.getImageData(0, 0, map.width, map.height);
+  let coloured = 0;
+  for (let at = 0; at < data.length; at += 4) {
+    const [r, g, b] = [data[at], data[at + 1], data[at + 2]];
+    if (Math.max(r, g, b) - Math.min(r, g, b) > 40) coloured += 1;
+  }
+  return coloured;
+}"""
+
+
+@pytest.fixture(scope="module")
+def explorer_url() -> Iterator[str]:
+    """Where the explorer is served."""
+    given = os.environ.get("ATTN_E2E_URL")
+    if given:
+        yield given.rstrip("/")
+        return
+    if not (STATIC / "index.html").exists():
+        pytest.fail(f"{STATIC.relative_to(ROOT)} holds no explorer: run `npm ci && npm run build` in ui/")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, str(ROOT / "ui" / "dev" / "fake_sidecar.py"), "--port", str(port), "--points", "5000"]
+    with subprocess.Popen(command) as fake:
+        url = f"http://127.0.0.1:{port}"
+        transport = httpx.HTTPTransport(retries=10)  # connection refused is tried again with growing waits
+        with httpx.Client(transport=transport) as client:
+            client.get(f"{url}/health").raise_for_status()
+        yield url
+        fake.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.fail("no chromium on the PATH: install Debian's package `chromium`")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, headless=True, args=CHROMIUM_FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of 1440×900 whose console must stay silent."""
+    said: list[str] = []
+
+    def listen(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and DRIVER_NOISE not in message.text:
+            said.append(f"{message.type}: {message.text}")
+
+    opened = browser.new_page(viewport={"width": 1440, "height": 900})
+    opened.set_default_timeout(PATIENCE_MS)
+    opened.on("console", listen)
+    opened.on("pageerror", lambda error: said.append(f"uncaught: {error}"))
+    yield opened
+    opened.close()
+    assert said == []
+
+
+@pytest.fixture
+def question(explorer_url: str) -> Iterator[None]:
+    """An answer being written while the test runs."""
+    model_url = os.environ.get("ATTN_E2E_MODEL_URL")
+    if model_url is None:
+        yield
+        return
+    body = {
+        "model": "default",
+        "messages": [{"role": "user", "content": "Count from one to thirty in words, one a line."}],
+        "max_tokens": 120,
+        "stream": True,
+        "return_attention_tokens": True,
+    }
+    failures: list[str] = []
+
+    def ask() -> None:
+        with httpx.stream("POST", f"{model_url.rstrip('/')}/v1/chat/completions", json=body, timeout=300) as answer:
+            if answer.status_code != 200:
+                failures.append(f"{answer.status_code}: {answer.read()[:300]!r}")
+            for _ in answer.iter_lines():
+                pass
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    yield
+    asking.join(timeout=300)
+    assert failures == []
+
+
+def test_tokens_appear_in_live_while_an_answer_streams(page: Page, explorer_url: str, question: None) -> None:
+    page.goto(f"{explorer_url}/live")
+    page.wait_for_selector("[data-testid=connection][data-phase=live]")
+    page.wait_for_selector("text=running")
+    page.wait_for_function(f"({COUNT_TOKENS})() >= 3")
+    before = page.evaluate(COUNT_TOKENS)
+    page.wait_for_function(f"({COUNT_TOKENS})() > {before} && document.body.innerText.includes('running')")
+    zones = page.eval_on_selector_all("[role=option]", "options => options.map(option => option.dataset.zone)")
+    assert set(zones) <= {"syntax_floor", "semantic_bridge", "structure_ripple", "long_range", "diffuse"}
+
+
+def test_a_token_shows_what_it_looked_back_at(page: Page, explorer_url: str, question: None) -> None:
+    page.goto(f"{explorer_url}/live")
+    page.wait_for_function(f"({COUNT_TOKENS})() >= 3")
+    with_top_k = httpx.get(f"{explorer_url}/requests", params={"limit": 50}).json()["requests"]
+    request_id, token = next(
+        (request["request_id"], token)
+        for request in with_top_k
+        for token in httpx.get(f"{explorer_url}/requests/{request['request_id']}").json()["tokens"]
+        if token["step"] >= 2 and token["topk_positions"]
+    )
+    page.goto(f"{explorer_url}/live?request={request_id}&token={token['step']}")
+    detail = page.locator("[data-testid=token-detail]")
+    detail.wait_for()
+    strongest = token["topk_positions"][token["topk_probs"].index(max(token["topk_probs"]))]
+    assert detail.locator("tbody tr button").first.get_attribute("title") == f"Position {strongest}"
+    assert "%" in page.locator("[data-testid=residual]").inner_text()
+    attended = page.eval_on_selector_all("[data-attended]", "all => all.map(one => Number(one.dataset.pos))")
+    assert attended
+    assert set(attended) <= set(token["topk_positions"])
+
+
+def test_the_answer_is_walked_by_keyboard_and_the_url_restores_it(
+    page: Page, explorer_url: str, question: None
+) -> None:
+    page.goto(f"{explorer_url}/live")
+    page.wait_for_function(f"({COUNT_TOKENS})() >= 4")
+    page.locator("[data-testid=answer]").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("[data-testid=token-detail][data-step='2']")
+    assert page.locator("[data-testid=answer]").get_attribute("aria-activedescendant") == "token-2"
+    page.reload()
+    page.wait_for_selector("[data-testid=token-detail][data-step='2']")
+    page.locator("[data-testid=answer]").focus()
+    page.keyboard.press("Escape")
+    page.wait_for_selector("[data-testid=token-detail]", state="detached")
+
+
+def test_points_appear_on_the_map_and_the_legend_filters_them(page: Page, explorer_url: str) -> None:
+    page.goto(f"{explorer_url}/map")
+    page.wait_for_function(POINTS_ARE_DRAWN)
+    drawn = int(page.locator("[data-testid=map]").get_attribute("data-drawn-points") or 0)
+    status = httpx.get(f"{explorer_url}/discovery/status").json()
+    assert page.locator("[data-testid=run-id]").inner_text() == status["run_id"]
+    page.wait_for_function(f"({COLOURED_PIXELS})() > 100")
+    rows = page.locator("aside [aria-pressed][aria-label*='tokens']")
+    labels = [rows.nth(k).get_attribute("aria-label") or "" for k in range(rows.count())]
+    counts = [int(label.split(", ")[1].split()[0]) for label in labels]
+    assert sum(counts) == drawn
+    largest = max(range(len(counts)), key=counts.__getitem__)
+    rows.nth(largest).click()
+    page.wait_for_function(
+        f"Number(document.querySelector('[data-testid=map]').dataset.drawnPoints) === {drawn - counts[largest]}"
+    )
+    assert f"hide={labels[largest].split(', ')[0]}" in page.url
+    page.reload()
+    page.wait_for_function(
+        f"Number(document.querySelector('[data-testid=map]')?.dataset.drawnPoints) === {drawn - counts[largest]}"
+    )
+
+
+def test_the_light_and_dark_pages_fit_a_phone(browser: Browser, explorer_url: str) -> None:
+    for scheme in ("light", "dark"):
+        context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
+        phone = context.new_page()
+        phone.set_default_timeout(PATIENCE_MS)
+        for path in ("/live", "/map"):
+            phone.goto(f"{explorer_url}{path}")
+            phone.wait_for_selector("[role=option]" if path == "/live" else "[data-testid=map]")
+            width = phone.evaluate("document.documentElement.scrollWidth")
+            assert width == 390, json.dumps({"scheme": scheme, "path": path, "scroll_width": width})
+        assert phone.evaluate("document.documentElement.dataset.theme") == scheme
+        context.close()
