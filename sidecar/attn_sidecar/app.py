@@ -49,7 +49,7 @@ class Sidecar:
         self.live = LiveHub(settings.db)
         self.discovery = Discovery(settings.discovery_dir, health=self.health, on_swap=self.live.announce_run)
         self.online = OnlineFollower(lambda: self.discovery.served) if settings.online else None
-        self.desk = ClassifyDesk(self.discovery)
+        self.desk = ClassifyDesk(self.discovery, health=self.health)
         self.readers = ReadPool(settings.db)
         self.writer = Writer(
             settings.db,

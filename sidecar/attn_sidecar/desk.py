@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from attn_core.errors import InvalidFingerprint
 from attn_sidecar.discovery import Discovery
+from attn_sidecar.health import HealthBoard
 from attn_sidecar.manifold import Manifold, Question, manifolds
 
+PART = "classify"
 MAX_QUESTIONS_A_BATCH = 512
 
 
@@ -23,8 +25,9 @@ class _Asked:
 class ClassifyDesk:
     """Answers `/classify` off the event loop."""
 
-    def __init__(self, discovery: Discovery) -> None:
+    def __init__(self, discovery: Discovery, *, health: HealthBoard) -> None:
         self._discovery = discovery
+        self._health = health
         self._waiting: deque[_Asked] = deque()
         self._bell = threading.Condition()
         self._stopping = False
@@ -46,6 +49,8 @@ class ClassifyDesk:
 
     async def classify(self, question: Question) -> tuple[Manifold, str | None]:
         """The manifold of one vector and the run that says so; raises `InvalidFingerprint`."""
+        if not self._thread.is_alive():
+            raise RuntimeError("the classifying thread ended")
         asked = _Asked(question=question, answer=asyncio.get_running_loop().create_future())
         with self._bell:
             self._waiting.append(asked)
@@ -53,12 +58,23 @@ class ClassifyDesk:
         return await asked.answer
 
     def _run(self) -> None:
+        try:
+            self._answer_until_stopped()
+        finally:
+            if not self._stopping:
+                reason = "the classifying thread ended: restart the sidecar, its log says why"
+                self._health.ail(PART, reason, blocks=True)
+
+    def _answer_until_stopped(self) -> None:
         while batch := self._next_batch():
             classifier = self._discovery.served.classifier
-            answers = manifolds(classifier, [asked.question for asked in batch])
-            if self._loop is None or self._loop.is_closed():
-                return
-            self._loop.call_soon_threadsafe(self._hand_out, batch, answers, classifier.run_id)
+            answers: list[Manifold | InvalidFingerprint] = []
+            try:
+                answers = manifolds(classifier, [asked.question for asked in batch])
+            finally:
+                # Also where that failed: whoever waits is told, here with nothing, instead of waiting forever.
+                if self._loop is not None and not self._loop.is_closed():
+                    self._loop.call_soon_threadsafe(self._hand_out, batch, answers, classifier.run_id)
 
     def _next_batch(self) -> list[_Asked]:
         with self._bell:
@@ -68,7 +84,10 @@ class ClassifyDesk:
 
     @staticmethod
     def _hand_out(batch: list[_Asked], answers: list[Manifold | InvalidFingerprint], run_id: str | None) -> None:
-        for asked, answer in zip(batch, answers, strict=True):
+        for asked in batch[len(answers) :]:
+            if not asked.answer.done():
+                asked.answer.set_exception(RuntimeError("the classifying thread ended"))
+        for asked, answer in zip(batch, answers, strict=False):
             if asked.answer.done():
                 continue
             if isinstance(answer, InvalidFingerprint):

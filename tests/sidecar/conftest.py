@@ -1,4 +1,5 @@
 import contextlib
+import signal
 
 import pytest
 from sidecar_tools import Sender, SidecarProcess
@@ -6,6 +7,21 @@ from starlette.testclient import TestClient
 
 from attn_sidecar.app import Sidecar, create_app
 from attn_sidecar.settings import Settings
+
+LONGEST_S = 120
+"""A test that hangs is ended: a WebSocket's test client waits forever."""
+
+
+@pytest.fixture(autouse=True)
+def _ends():
+    def too_long(*_):
+        raise TimeoutError(f"this test ran for {LONGEST_S} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(LONGEST_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

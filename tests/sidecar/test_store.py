@@ -5,11 +5,17 @@ import sqlite3
 import threading
 
 import pytest
-from sidecar_tools import WAIT_S, guide_vector, random_rows
+from sidecar_tools import INFO, START_US, WAIT_S, Sender, guide_vector, random_rows, with_column
+from starlette.testclient import TestClient
 
+from attn_core import store, wire
+from attn_core.classify import Classifier
 from attn_core.errors import SchemaMismatch
-from attn_sidecar.app import Sidecar
+from attn_sidecar.app import Sidecar, create_app
+from attn_sidecar.health import HealthBoard
 from attn_sidecar.settings import Settings
+from attn_sidecar.store.jobs import ArrivedBatch
+from attn_sidecar.store.writer import Writer
 
 
 @contextlib.contextmanager
@@ -63,8 +69,6 @@ def test_a_failed_post_is_told_and_health_recovers_without_another(client, sidec
 
 def test_a_full_database_withholds_the_acknowledgement(client, sidecar, sender, settings, monkeypatch):
     """`max_page_count` makes SQLite say SQLITE_FULL, as a full disk does."""
-    from attn_core import store
-
     full = threading.Event()
     full.set()
     real = store.insert_fingerprints
@@ -89,8 +93,6 @@ def test_a_full_database_withholds_the_acknowledgement(client, sidecar, sender, 
 def test_one_impossible_row_does_not_take_others_with_it(client, sender, monkeypatch):
     """What admission let through and SQLite refuses for good is refused alone."""
     monkeypatch.setattr("attn_sidecar.ingest.refusals", lambda batches: [None] * len(batches))
-    from sidecar_tools import with_column
-
     bad = sender.send(with_column(random_rows(1), "step", [-1]))
     good = sender.send(random_rows(4, request_id="good"))
     sender.hear_all()
@@ -118,11 +120,6 @@ def test_stats_count_only_once_and_all(client, sender):
 
 def test_a_stop_commits_what_waits_and_acknowledges_it(sidecar, settings):
     """Stopped before the first commit could be heard of: every batch acknowledged is there."""
-    from sidecar_tools import Sender
-    from starlette.testclient import TestClient
-
-    from attn_sidecar.app import create_app
-
     with TestClient(create_app(sidecar)):
         sender = Sender(sidecar.ingest.address)
         for k in range(200):
@@ -135,3 +132,53 @@ def test_a_stop_commits_what_waits_and_acknowledges_it(sidecar, settings):
     with contextlib.closing(sqlite3.connect(settings.db)) as connection:
         (count,) = connection.execute("SELECT count(*) FROM fingerprints").fetchone()
     assert count == 8 * acknowledged > 0
+
+
+# The thread's own traceback is how an operator learns of the fault; here it is foreseen.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_fault_of_the_classifying_thread_is_told_and_not_waited_for(settings, sidecar, monkeypatch):
+    def fault(classifier, questions):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("attn_sidecar.desk.manifolds", fault)
+    with TestClient(create_app(sidecar), raise_server_exceptions=False) as client:
+        for _ in range(2):
+            answer = client.post("/classify", json={"vector": guide_vector()})
+            assert answer.status_code == 500
+            assert answer.json()["type"].endswith(":internal")
+            assert "ZeroDivision" not in answer.text
+        wait_for_health(sidecar, blocked=True)
+        assert client.get("/health").json()["reasons"][0].startswith("classify: ")
+
+
+def test_a_stop_drains_what_the_writer_has_taken(tmp_path):
+    """Three batches wait behind a transaction under way when the stop comes: all are committed and answered."""
+    entered, gate, answers = threading.Event(), threading.Event(), []
+
+    def classifier():
+        entered.set()
+        assert gate.wait(WAIT_S)
+        return Classifier.rules()
+
+    writer = Writer(
+        tmp_path / "fingerprints.db",
+        classifier=classifier,
+        health=HealthBoard(),
+        on_commit=lambda _: None,
+        on_room=lambda: None,
+        now_us=lambda: START_US,
+    )
+    writer.start()
+    for k in range(4):
+        rows = random_rows(5, seed=k, request_id=f"r{k}")
+        batch = wire.Batch(source_id=bytes(16), seq=k, kind="fingerprints", info=INFO, rows=rows)
+        assert writer.offer(ArrivedBatch(batch=batch, answer=answers.append))
+        assert entered.wait(WAIT_S)
+    stopping = threading.Thread(target=lambda: writer.stop(within_s=WAIT_S))
+    stopping.start()
+    assert writer._stopping.wait(WAIT_S)
+    gate.set()
+    stopping.join(WAIT_S)
+    assert answers == [None] * 4
+    with contextlib.closing(sqlite3.connect(tmp_path / "fingerprints.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM fingerprints").fetchone() == (20,)

@@ -102,7 +102,8 @@ class Writer:
     def post(self, job: PostedFingerprint) -> None:
         """Take a fingerprint that came over HTTP; raises `StoreError` at once where it could not be stored now."""
         with self._changed:
-            if self._failing or self._stopping.is_set() or self._rows_waiting > MAX_ROWS_WAITING:
+            ended = self._stopping.is_set() or not self._thread.is_alive()
+            if ended or self._failing or self._rows_waiting > MAX_ROWS_WAITING:
                 raise StoreError("the store cannot take fingerprints at the moment: /health says why")
             self._push(job, 1)
 
