@@ -277,5 +277,5 @@ def _plausible(
     if periodicity is not None:
         periods: list[tuple[float, npt.NDArray[np.floating]]] = [(1.0, periodicity)]
     else:
-        periods = [(w, np.full(len(rows), value)) for w, value in ((0.5, 0.1), (0.3, 0.2), (0.2, 0.4))]
+        periods = [(w, np.full(len(rows), value)) for w, value in ((0.5, 0.2), (0.3, 0.3), (0.2, 0.45))]
     return [replace(o, weight=o.weight * w, periodicity=p) for o in options for w, p in periods]

@@ -46,7 +46,7 @@ class _Typical:
     spread: tuple[float, ...]
 
 
-_TYPICAL = _Typical(centre=(-0.75, 0.5, 0.5, 0.80, 0.05), spread=(0.35, 0.46, 0.60, 0.047, 0.027))
+_TYPICAL = _Typical(centre=(-0.75, 0.5, 0.5, 0.80, 0.23), spread=(0.35, 0.46, 0.60, 0.047, 0.08))
 
 
 def zone_features(

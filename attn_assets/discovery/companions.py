@@ -15,7 +15,7 @@ from attn_core.fingerprint import ENTROPY, LAYER_ENTROPY, MASSES
 
 _LEAST_CONTEXT = np.array([5, 16, 128])
 _SINK_SHARE = 0.8
-_USUAL_PERIODICITY = 0.1
+_USUAL_PERIODICITY = 0.22
 F32 = npt.NDArray[np.float32]
 
 

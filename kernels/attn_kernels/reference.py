@@ -18,7 +18,14 @@ PERIOD_DISTANCES = 128
 """Distances 0..127 are searched for a period."""
 PERIOD_MIN = 2
 PERIOD_MAX = 42
-"""A third of the window, so that a period shows at least three times."""
+PERIOD_REPEATS = 3
+"""A period fits at least this often into the distances there are."""
+PERIOD_TREND = 11
+"""Distances whose mean is the trend."""
+PERIOD_FLOOR = 1e-5
+"""Added to each probability: no ratio is read out of rounding."""
+PERIOD_QUIET = 1e-4
+"""Variance added: a ripple of much less than 1% is no period."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +61,8 @@ def probabilities(
     if sliding_window >= 0:
         scores[:, np.arange(n)[::-1] > sliding_window] = -np.inf
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+    p: Float64 = weights / weights.sum(axis=1, keepdims=True)
+    return p
 
 
 def fingerprint(rows: Float64, *, prompt_len: int, k: int) -> Fingerprint:
@@ -95,19 +103,28 @@ def entropy(p: Float64) -> float:
 
 
 def periodicity(p: Float64) -> float:
-    """How strongly the attended distances repeat with one period, 0 (not at all) to 1.
+    """How strongly the attended distances repeat with one period, 0 (not at all) to 1; noise alone gives about 0.2.
 
-    Over distances d = 0..127, ``y[d] = sqrt(P[n-1-d])``, 0 on the sink and where there is no position. With the
-    autocorrelation ``r(t) = sum_d y[d] y[d+t] / sum_d y[d]^2`` the strength is the largest rise of r above its lowest
-    value at a shorter lag: ``max over 2 <= t <= 42 of r(t) - min over 1 <= s <= t of r(s)``. Attention that decays with
-    distance, however slowly, has an autocorrelation that only falls, hence 0.
+    Over the distances d = 0, 1, ... up to 127 that are not the sink, ``l[d] = ln (P[n-1-d] + 1e-5)``. The trend is
+    taken off: ``z[d] = l[d]`` less the mean of l over the 11 distances around d (fewer at the ends, always as many
+    on either side). What remains is compared with itself: ``r(t) = sum_d z[d] z[d+t] / sum_d (z[d]^2 + 1e-4)``. The
+    strength is the largest r(t) over periods t from 2 to 42 that fit three times into those distances and lie beyond
+    the first lag at which r is 0 or less (before it a lone bump resembles itself).
+
+    In logarithms a spike counts by its ratio to what surrounds it: attention that decays with distance, at whatever
+    rate, has no period, and one strong position does not hide the rest (docs/decisions/0003-periodicity.md).
     """
-    y = np.zeros(PERIOD_DISTANCES)
-    attended = np.sqrt(p[SINK_POSITIONS:][::-1][:PERIOD_DISTANCES])
-    y[: len(attended)] = attended
-    energy = (y**2).sum()
-    if energy == 0:
-        return 0.0
-    r = [(y[: len(y) - t] * y[t:]).sum() / energy for t in range(PERIOD_MAX + 1)]
-    rise = max(r[t] - min(r[1 : t + 1]) for t in range(PERIOD_MIN, PERIOD_MAX + 1))
-    return float(np.clip(rise, 0.0, 1.0))
+    logs = np.log(p[SINK_POSITIONS:][::-1][:PERIOD_DISTANCES] + PERIOD_FLOOR)
+    num = len(logs)
+    z = np.empty(num)
+    for d in range(num):
+        reach = min(PERIOD_TREND // 2, d, num - 1 - d)
+        z[d] = logs[d] - logs[d - reach : d + reach + 1].mean()
+    energy = (z**2 + PERIOD_QUIET).sum()
+    strength, crossed = 0.0, False
+    for t in range(1, min(PERIOD_MAX, num // PERIOD_REPEATS) + 1):
+        r = (z[: num - t] * z[t:]).sum() / energy
+        crossed = crossed or r <= 0
+        if crossed and t >= PERIOD_MIN:
+            strength = max(strength, r)
+    return float(min(strength, 1.0))

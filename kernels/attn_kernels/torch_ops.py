@@ -13,7 +13,15 @@ from dataclasses import dataclass
 import torch
 
 from attn_core.fingerprint import HISTOGRAM_EDGES, LOCAL_END, MID_END, SINK_POSITIONS
-from attn_kernels.reference import PERIOD_DISTANCES, PERIOD_MAX, PERIOD_MIN
+from attn_kernels.reference import (
+    PERIOD_DISTANCES,
+    PERIOD_FLOOR,
+    PERIOD_MAX,
+    PERIOD_MIN,
+    PERIOD_QUIET,
+    PERIOD_REPEATS,
+    PERIOD_TREND,
+)
 
 _EDGES = tuple(sorted({*HISTOGRAM_EDGES, LOCAL_END, MID_END}))
 _AT = {edge: i for i, edge in enumerate(_EDGES)}
@@ -207,11 +215,17 @@ def _top_k(p: torch.Tensor, *, absent: torch.Tensor | None, k: int) -> tuple[tor
 
 def _periodicity(p: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
     """float64 [B], see `attn_kernels.reference.periodicity`."""
-    source = lens[:, None] - 1 - torch.arange(PERIOD_DISTANCES, device=p.device)  # [B, 128]
-    y = p.gather(1, source.clamp(min=0)).double().masked_fill_(source < SINK_POSITIONS, 0).sqrt_()
-    spectrum = torch.fft.rfft(y, n=2 * PERIOD_DISTANCES)
+    distance = torch.arange(PERIOD_DISTANCES, device=p.device)
+    num = (lens - SINK_POSITIONS).clamp(0, PERIOD_DISTANCES)[:, None]  # [B, 1], distances that there are
+    present = distance < num  # [B, 128]
+    source = (lens[:, None] - 1 - distance).clamp(min=0)
+    logs = p.gather(1, source).double().add_(PERIOD_FLOOR).log_().masked_fill_(~present, 0)
+    running = torch.nn.functional.pad(logs.cumsum(dim=1), (1, 0))
+    reach = torch.minimum(distance, num - 1 - distance).clamp_(0, PERIOD_TREND // 2)
+    trend = (running.gather(1, distance + reach + 1) - running.gather(1, distance - reach)) / (2 * reach + 1)
+    z = (logs - trend).masked_fill_(~present, 0)
+    spectrum = torch.fft.rfft(z, n=2 * PERIOD_DISTANCES)  # the autocorrelation is the transform of the power
     r = torch.fft.irfft(spectrum.abs() ** 2, n=2 * PERIOD_DISTANCES)[:, : PERIOD_MAX + 1]  # [B, 43]
-    energy = r[:, :1]
-    r = r / torch.where(energy > 0, energy, 1)
-    lowest = r[:, 1:].cummin(dim=1).values
-    return (r[:, PERIOD_MIN:] - lowest[:, PERIOD_MIN - 1 :]).amax(dim=1).clamp_(0, 1)
+    r = r / (r[:, :1] + PERIOD_QUIET * num.clamp(min=1))
+    ignored = (distance[: PERIOD_MAX + 1] * PERIOD_REPEATS > num) | (r.cummin(dim=1).values > 0)
+    return r.masked_fill(ignored, 0)[:, PERIOD_MIN:].amax(dim=1).clamp_(0, 1)

@@ -134,11 +134,26 @@ def _ended(req: Any) -> RequestEvent:
     )
 
 
+_REPORTED = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "max_new_tokens",
+    "min_new_tokens",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "ignore_eos",
+    "sampling_seed",
+    "n",
+)
+
+
 def _sampling_params(params: Any) -> dict[str, Any]:
-    names = ("temperature", "top_p", "top_k", "min_p", "max_new_tokens", "min_new_tokens", "frequency_penalty")
-    names += ("presence_penalty", "repetition_penalty", "ignore_eos", "sampling_seed", "n")
-    kept = {name: getattr(params, name, None) for name in names}
-    if kept["top_k"] == 1:
+    kept = {name: getattr(params, name) for name in _REPORTED if getattr(params, name, None) is not None}
+    if kept.get("top_k") == 1:
         kept["temperature"] = 0.0  # SGLang turns temperature 0 into top_k 1 at temperature 1
-    stop = params.stop_strs
-    return {**{k: v for k, v in kept.items() if v is not None}, **({"stop": stop} if stop else {})}
+    if params.stop_strs:
+        kept["stop"] = params.stop_strs
+    return kept
