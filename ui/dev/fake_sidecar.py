@@ -37,8 +37,9 @@ Json = dict[str, object]
 class FakeStore:
     """All that the fake holds, in memory."""
 
-    def __init__(self, *, scenario: str, num_points: int, tokens_per_s: float, seed: int) -> None:
+    def __init__(self, *, scenario: str, num_points: int, tokens_per_s: float, answer_repeats: int, seed: int) -> None:
         self.scenario, self.num_points, self.tokens_per_s = scenario, num_points, tokens_per_s
+        self.answer_repeats = answer_repeats
         self.rng = np.random.default_rng(seed)
         self.tokens: list[Json] = []
         self.requests: dict[str, Json] = {}
@@ -78,7 +79,8 @@ class FakeStore:
         stay = 0
         kind = 0
         batch = max(1, round(self.tokens_per_s / 50))
-        for step, text in enumerate(talk.answer):
+        answer = talk.answer * (1 if at_once else self.answer_repeats)
+        for step, text in enumerate(answer):
             if stay == 0:
                 kind, stay = int(self.rng.choice(5, p=[0.32, 0.27, 0.14, 0.15, 0.12])), int(self.rng.integers(1, 6))
             stay -= 1
@@ -90,11 +92,11 @@ class FakeStore:
             if not at_once and (step + 1) % batch == 0:
                 await self.tell({"kind": "tokens", "cursor": len(self.tokens), "tokens": self.tokens[-batch:]})
                 await asyncio.sleep(batch / self.tokens_per_s)
-        rest = len(talk.answer) % batch
+        rest = len(answer) % batch
         if rest and not at_once:
             await self.tell({"kind": "tokens", "cursor": len(self.tokens), "tokens": self.tokens[-rest:]})
         request.update(
-            ended_at_us=self.tokens[-1]["captured_at_us"], finish_reason="stop", num_output_tokens=len(talk.answer)
+            ended_at_us=self.tokens[-1]["captured_at_us"], finish_reason="stop", num_output_tokens=len(answer)
         )
         ended = {key: value for key, value in request.items() if not key.startswith("prompt_")}
         await self.tell(self.request_message(ended, "ended"))
@@ -266,12 +268,14 @@ def main() -> None:
     parser.add_argument("--scenario", choices=["busy", "empty", "no-discovery", "no-clusters"], default="busy")
     parser.add_argument("--points", type=int, default=20_000)
     parser.add_argument("--tokens-per-s", type=float, default=12.0)
+    parser.add_argument("--answer-repeats", type=int, default=1, help="long answers, for load")
     parser.add_argument("--seed", type=int, default=3)
     options = parser.parse_args()
     store = FakeStore(
         scenario=options.scenario,
         num_points=options.points,
         tokens_per_s=options.tokens_per_s,
+        answer_repeats=options.answer_repeats,
         seed=options.seed,
     )
     uvicorn.run(make_app(store), host="127.0.0.1", port=options.port, log_level="warning")

@@ -2,9 +2,10 @@ import { type KeyboardEvent, type PointerEvent, useEffect, useLayoutEffect, useM
 import { type RequestState, tokenAt } from "../../lib/feed";
 import { attendedPositions } from "../../lib/fingerprint";
 import type { Token } from "../../lib/wire";
+import { AnswerParagraph, optionId } from "./AnswerParagraph";
 import { inkAttended } from "./attended-ink";
 import { PromptView } from "./PromptView";
-import { optionId, TokenChunk } from "./TokenChunk";
+import { paragraphsOf } from "./paragraphs";
 import styles from "./TokenFlow.module.css";
 
 interface TokenFlowProps {
@@ -112,8 +113,8 @@ export function TokenFlow({ request, activeToken, pinnedStep, flashPosition, onH
             if (step !== null) onPin(step === pinnedStep ? null : step);
           }}
         >
-          {request.chunks.map((chunk, index) => (
-            <TokenChunk key={index} chunk={chunk} index={index} promptLen={request.prompt_len} />
+          {paragraphsOf(request.chunks).map((paragraph) => (
+            <AnswerParagraph key={paragraph[0]?.firstStep} paragraph={paragraph} promptLen={request.prompt_len} />
           ))}
         </div>
       </div>

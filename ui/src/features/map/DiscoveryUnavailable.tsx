@@ -3,7 +3,7 @@ import { Notice } from "../../components/Notice";
 import type { DiscoveryStatus } from "../../lib/api";
 
 /** Before the first discovery run: the guide's three mends, and what the sidecar knows. */
-export function DiscoveryUnavailable({ status, onRetry }: { status: DiscoveryStatus | null; onRetry: () => void }) {
+export function DiscoveryUnavailable({ status, onRetry }: { status: DiscoveryStatus; onRetry: () => void }) {
   return (
     <Notice title="discovery not available" actions={<Button onClick={onRetry}>Look again</Button>}>
       <p>The map shows what a discovery run has published, and the sidecar has none to serve yet.</p>
@@ -14,7 +14,7 @@ export function DiscoveryUnavailable({ status, onRetry }: { status: DiscoverySta
         </li>
         <li>
           Ensure <code>--discovery-dir</code> points to correct directory
-          {status?.discovery_dir ? (
+          {status.discovery_dir ? (
             <>
               {" "}
               (the sidecar looks in <code>{status.discovery_dir}</code>)
@@ -25,7 +25,7 @@ export function DiscoveryUnavailable({ status, onRetry }: { status: DiscoverySta
           Check that <code>latest</code> symlink exists in discovery directory
         </li>
       </ol>
-      {status?.problem ? <p>The sidecar refused the newest bundle: {status.problem}</p> : null}
+      {status.problem ? <p>The sidecar refused the newest bundle: {status.problem}</p> : null}
       <p>This page looks again by itself when a run is announced.</p>
     </Notice>
   );

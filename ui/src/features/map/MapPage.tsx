@@ -18,12 +18,19 @@ import { hasWebgl } from "./map-plot";
 /** The published embedding: every point a token, coloured by zone or cluster. */
 export function MapPage({ view, scheme }: { view: MapView; scheme: Scheme }) {
   const [isWebglThere] = useState(hasWebgl);
+  // Asked first: a sidecar without a run is an ordinary state, not a failed download.
+  const discovery = useQuery({
+    queryKey: ["discovery"],
+    queryFn: ({ signal }) => fetchDiscoveryStatus(signal),
+    staleTime: 30_000,
+  });
+  const isReady = discovery.data?.status === "ready";
   const points = useQuery({
     queryKey: ["points"],
+    enabled: isReady,
     queryFn: async ({ signal }) => pointsFromArrow(await fetchPoints(signal)),
     staleTime: Number.POSITIVE_INFINITY,
     refetchOnWindowFocus: false,
-    retry: (failures, error) => failures < 2 && !(error instanceof SidecarError && error.status === 404),
     structuralSharing: false,
   });
   const clusters = useQuery({
@@ -32,32 +39,24 @@ export function MapPage({ view, scheme }: { view: MapView; scheme: Scheme }) {
     enabled: points.isSuccess,
     staleTime: Number.POSITIVE_INFINITY,
   });
-  const discovery = useQuery({
-    queryKey: ["discovery"],
-    queryFn: ({ signal }) => fetchDiscoveryStatus(signal),
-    staleTime: 30_000,
-  });
   useReloadOnRun();
 
-  const isUnavailable = points.error instanceof SidecarError && points.error.status === 404;
-  if (isUnavailable && !points.isFetching) {
-    return <DiscoveryUnavailable status={discovery.data ?? null} onRetry={() => void points.refetch()} />;
+  if (discovery.isSuccess && !isReady && points.data === undefined) {
+    return <DiscoveryUnavailable status={discovery.data} onRetry={() => void discovery.refetch()} />;
   }
-  if (points.isError) {
+  const failed = points.data === undefined ? (discovery.error ?? points.error) : null;
+  if (failed !== null) {
+    const retry = (): void => {
+      void discovery.refetch();
+      if (isReady) void points.refetch();
+    };
     return (
-      <Notice
-        tone="bad"
-        title={points.error.message}
-        actions={<Button onClick={() => void points.refetch()}>Try again</Button>}
-      >
-        <p>
-          {(points.error instanceof SidecarError ? points.error.mend : null) ??
-            "The map could not be read from the sidecar."}
-        </p>
+      <Notice tone="bad" title={failed.message} actions={<Button onClick={retry}>Try again</Button>}>
+        <p>{(failed instanceof SidecarError ? failed.mend : null) ?? "The map could not be read from the sidecar."}</p>
       </Notice>
     );
   }
-  if (points.isPending) return <Skeleton label="Loading the points of the map" rows={8} />;
+  if (points.data === undefined) return <Skeleton label="Loading the points of the map" rows={8} />;
   return (
     <LoadedMap
       view={view}

@@ -1,15 +1,14 @@
 import { type CSSProperties, memo } from "react";
 import { fillFromConfidence } from "../../lib/colour";
-import { CHUNK_TOKENS, type Chunk } from "../../lib/feed";
 import { formatShare } from "../../lib/format";
 import { spokenToken } from "../../lib/token-text";
 import type { Token } from "../../lib/wire";
-import styles from "./TokenChunk.module.css";
+import styles from "./AnswerParagraph.module.css";
+import { isSameParagraph, type Paragraph, type Run } from "./paragraphs";
 import { TokenPieces } from "./TokenPieces";
 
-interface TokenChunkProps {
-  chunk: Chunk;
-  index: number;
+interface AnswerParagraphProps {
+  paragraph: Paragraph;
   promptLen: number | null;
 }
 
@@ -17,18 +16,31 @@ export function optionId(step: number): string {
   return `token-${step}`;
 }
 
-/** Consecutive output tokens; drawn again only when one of them arrives. */
-export const TokenChunk = memo(function TokenChunk({ chunk, index, promptLen }: TokenChunkProps) {
-  const firstStep = index * CHUNK_TOKENS;
-  return Array.from(chunk, (token, k) =>
-    token === undefined ? (
-      <span key={firstStep + k} className={styles.gap} title={`Token ${firstStep + k} has not arrived`}>
+/** Output tokens up to a line break; drawn again only when one of them arrives. */
+export const AnswerParagraph = memo(
+  function AnswerParagraph({ paragraph, promptLen }: AnswerParagraphProps) {
+    return (
+      <div role="presentation" className={styles.paragraph}>
+        {paragraph.map((run) => (
+          <TokenRun key={run.firstStep} run={run} promptLen={promptLen} />
+        ))}
+      </div>
+    );
+  },
+  (before, after) => before.promptLen === after.promptLen && isSameParagraph(before.paragraph, after.paragraph),
+);
+
+const TokenRun = memo(function TokenRun({ run, promptLen }: { run: Run; promptLen: number | null }) {
+  return run.tokens.map((token, k) => {
+    const step = run.firstStep + k;
+    return token === undefined ? (
+      <span key={step} className={styles.gap} title={`Token ${step} has not arrived`}>
         …
       </span>
     ) : (
-      <OutputToken key={firstStep + k} token={token} position={promptLen === null ? null : promptLen + token.step} />
-    ),
-  );
+      <OutputToken key={step} token={token} position={promptLen === null ? null : promptLen + step} />
+    );
+  });
 });
 
 const OutputToken = memo(function OutputToken({ token, position }: { token: Token; position: number | null }) {
@@ -52,7 +64,7 @@ const OutputToken = memo(function OutputToken({ token, position }: { token: Toke
 });
 
 function labelOf(token: Token): string {
-  const zone = token.zone === null ? "not classified" : `${token.zone.replace("_", " ")}`;
+  const zone = token.zone === null ? "not classified" : token.zone.replace("_", " ");
   const confidence = token.confidence === null ? "" : `, confidence ${formatShare(token.confidence)}`;
   return `${spokenToken(token.token_text, token.token_id)}, ${zone}${confidence}`;
 }

@@ -1,0 +1,54 @@
+/**
+ * An answer cut into paragraphs at its line breaks, so that a token which arrives makes the browser lay out one
+ * paragraph and not the whole answer. Runs keep their identity as long as their chunk does.
+ */
+
+import { CHUNK_TOKENS, type Chunk } from "../../lib/feed";
+import type { Token } from "../../lib/wire";
+
+/** Consecutive tokens of one chunk within one paragraph; undefined where a token has not arrived. */
+export interface Run {
+  firstStep: number;
+  tokens: readonly (Token | undefined)[];
+  /** Whether the paragraph ends with this run. */
+  isLast: boolean;
+}
+
+export type Paragraph = readonly Run[];
+
+const runsByChunk = new WeakMap<Chunk, Run[]>();
+
+function runsOfChunk(chunk: Chunk, index: number): Run[] {
+  const known = runsByChunk.get(chunk);
+  if (known) return known;
+  const runs: Run[] = [];
+  let from = 0;
+  for (let k = 0; k < chunk.length; k += 1) {
+    const isLast = chunk[k]?.token_text?.endsWith("\n") ?? false;
+    if (!isLast && k < chunk.length - 1) continue;
+    runs.push({ firstStep: index * CHUNK_TOKENS + from, tokens: Array.from(chunk).slice(from, k + 1), isLast });
+    from = k + 1;
+  }
+  runsByChunk.set(chunk, runs);
+  return runs;
+}
+
+/** The paragraphs of these chunks, in order; the last may still be growing. */
+export function paragraphsOf(chunks: readonly Chunk[]): Paragraph[] {
+  const paragraphs: Paragraph[] = [];
+  let open: Run[] = [];
+  for (const [index, chunk] of chunks.entries()) {
+    for (const run of runsOfChunk(chunk, index)) {
+      open.push(run);
+      if (!run.isLast) continue;
+      paragraphs.push(open);
+      open = [];
+    }
+  }
+  if (open.length > 0) paragraphs.push(open);
+  return paragraphs;
+}
+
+export function isSameParagraph(a: Paragraph, b: Paragraph): boolean {
+  return a.length === b.length && a.every((run, k) => run === b[k]);
+}
