@@ -1,8 +1,8 @@
 """The explorer in a real browser: tokens stream into Live, points lie on the Map, and the console stays silent.
 
-``ATTN_E2E_URL`` names a running stack (the sidecar's address) and ``ATTN_E2E_MODEL_URL`` its model server: then the
-streaming test asks for an answer of its own; without the second the stack is expected to be busy. With neither,
-the explorer's own fake sidecar stands in, and what is tested is the page alone.
+The stack is the demo's. ``ATTN_E2E_URL`` names another one that runs already (its sidecar's address) and
+``ATTN_E2E_MODEL_URL`` its model server; without the second it is expected to be busy by itself. ``ATTN_E2E_FAKE=1``
+puts the explorer's own fake sidecar in its place, for work on the pages alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -57,26 +59,53 @@ COLOURED_PIXELS = """() => {
 }"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """Where the explorer is served, and the model server to ask, if it is not busy by itself."""
+
+    explorer_url: str
+    model_url: str | None
+
+
 @pytest.fixture(scope="module")
-def explorer_url() -> Iterator[str]:
-    """Where the explorer is served."""
-    given = os.environ.get("ATTN_E2E_URL")
-    if given:
-        yield given.rstrip("/")
-        return
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    """The stack that these tests look at."""
     if not (STATIC / "index.html").exists():
         pytest.fail(f"{STATIC.relative_to(ROOT)} holds no explorer: run `npm ci && npm run build` in ui/")
+    if os.environ.get("ATTN_E2E_URL"):
+        yield Served(
+            explorer_url=os.environ["ATTN_E2E_URL"].rstrip("/"), model_url=os.environ.get("ATTN_E2E_MODEL_URL")
+        )
+    elif os.environ.get("ATTN_E2E_FAKE") == "1":
+        with fake_sidecar() as url:
+            yield Served(explorer_url=url, model_url=None)
+    else:
+        demo = request.getfixturevalue("demo")
+        yield Served(explorer_url=demo.sidecar, model_url=demo.server)
+
+
+@contextmanager
+def fake_sidecar() -> Iterator[str]:
+    """The explorer's fake sidecar on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, str(ROOT / "ui" / "dev" / "fake_sidecar.py"), "--port", str(port), "--points", "5000"]
     with subprocess.Popen(command) as fake:
-        url = f"http://127.0.0.1:{port}"
-        transport = httpx.HTTPTransport(retries=10)  # connection refused is tried again with growing waits
-        with httpx.Client(transport=transport) as client:
-            client.get(f"{url}/health").raise_for_status()
-        yield url
-        fake.terminate()
+        try:
+            url = f"http://127.0.0.1:{port}"
+            transport = httpx.HTTPTransport(retries=10)  # a refused connection is tried again with growing waits
+            with httpx.Client(transport=transport) as client:
+                client.get(f"{url}/health").raise_for_status()
+            yield url
+        finally:
+            fake.terminate()
+
+
+@pytest.fixture(scope="module")
+def explorer_url(served: Served) -> str:
+    """Where the explorer is served."""
+    return served.explorer_url
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +139,9 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture
-def question(explorer_url: str) -> Iterator[None]:
+def question(served: Served) -> Iterator[None]:
     """An answer being written while the test runs."""
-    model_url = os.environ.get("ATTN_E2E_MODEL_URL")
+    model_url = served.model_url
     if model_url is None:
         yield
         return
