@@ -18,12 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attn_assets.discovery import serving
+from attn_assets.discovery.labelling import zone_lift
 from attn_assets.discovery.tables import bundle_tables, facts_of, labels_of
 from attn_assets.discovery.window import Window, window_from_table
 from attn_core.bundle import LATEST, open_bundle, publish, run_id_from_time
 from attn_core.classify import Classifier, cluster_label
 from attn_core.errors import BundleError
 from attn_core.store import open_writer, record_clusters, record_run
+from attn_core.zones import ZONES
 
 MIN_JUDGED_ROWS = 100
 """With fewer held-out rows their agreement is chance: reported, but nothing is refused for it."""
@@ -68,7 +70,10 @@ def fit_classifier(assets: Assets, *, seed: int) -> Fitted:
     served = serving.fit(
         rows.rows(sampled),
         cluster_ids=assets.clusters["clusters"].column("cluster_id").to_numpy(),
-        cluster_zone=np.asarray(assets.zones["clusters"].column("zone").combine_chunks().indices),
+        cluster_zone_lift=zone_lift(
+            assets.zones["zone_labels"].column("score").to_numpy().reshape(-1, len(ZONES)),
+            window.zone_probabilities().mean(axis=0),
+        ),
         seed=seed,
     )
     answer = Classifier(served.arrays, run_id=None).classify(

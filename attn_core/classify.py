@@ -1,9 +1,9 @@
 """The served classifier: arrays in, zone, confidence and cluster out.
 
-A point belongs to the cluster of its nearest prototype, if that lies within the cluster's radius; its zone is then the
-cluster's. A point that no cluster claims (`cluster_id` -1) has its zone scored directly by the rules of
-`attn_core.zones`. The raw score of either way is mapped to a confidence by a curve learned on held-out points: among
-answers near 0.8 about 80% agree with the offline label. Fitting lives with discovery; this module serves.
+A point belongs to the cluster of its nearest prototype, if that lies within the cluster's radius; its zone is then
+weighed by the cluster's. A point that no cluster claims (`cluster_id` -1) has its zone scored by the rules of
+`attn_core.zones` alone. The raw score of either way is mapped to a confidence by a curve learned on held-out points:
+among answers near 0.8 about 80% agree with the offline label. Fitting lives with discovery; this module serves.
 
 A vector that comes without its companions (`context_len`, `sink_mass`, `periodicity`) is classified under several
 plausible values of them, and the answers averaged: the confidence falls by as much as the unknown matters.
@@ -23,7 +23,7 @@ from attn_core.bundle import Bundle
 from attn_core.errors import BundleError
 from attn_core.features import FEATURES_VERSION, NUM_FEATURES, features_from_vectors
 from attn_core.fingerprint import ENTROPY, LAYER_ENTROPY, MASSES
-from attn_core.zones import ZONES, zone_probabilities
+from attn_core.zones import ZONES, weigh_with_cluster, zone_probabilities
 
 NO_CLUSTER = -1
 RULES_CONFIDENCE_CAP = 0.6
@@ -66,8 +66,8 @@ class ClassifierArrays:
     """[c], stable ids, at least 0."""
     cluster_radius: F32
     """[c], a point farther than this from every prototype of the cluster is not claimed by it."""
-    cluster_zone: npt.NDArray[np.int8]
-    """[c], index into `ZONES`."""
+    cluster_zone_lift: F32
+    """[c, 5], how much more its members are of each zone than all tokens are (`zones.weigh_with_cluster`)."""
     claimed_curve: F32
     """[2, k], raw score (ascending) to confidence for claimed points."""
     unclaimed_curve: F32
@@ -96,10 +96,11 @@ class ClassifierArrays:
         clusters, start = len(self.cluster_ids), self.prototype_start
         wrong = [
             self.prototypes.ndim != 2 or self.prototypes.shape[1] != NUM_FEATURES,
-            not (len(start) == len(self.cluster_radius) == len(self.cluster_zone) == clusters),
+            not (len(start) == len(self.cluster_radius) == clusters),
+            self.cluster_zone_lift.shape != (clusters, len(ZONES)),
             clusters > 0 and (start[0] != 0 or bool((np.diff(start) <= 0).any()) or start[-1] >= len(self.prototypes)),
             not np.isfinite(self.prototypes).all() or not np.isfinite(self.cluster_radius).all(),
-            bool(((self.cluster_zone < 0) | (self.cluster_zone >= len(ZONES))).any()),
+            not (np.isfinite(self.cluster_zone_lift) & (self.cluster_zone_lift >= 0)).all(),
             any(curve.ndim != 2 or curve.shape[0] != 2 for curve in (self.claimed_curve, self.unclaimed_curve)),
         ]
         if any(wrong):
@@ -116,7 +117,7 @@ def no_clusters() -> ClassifierArrays:
         prototype_start=np.zeros(0, dtype=np.int32),
         cluster_ids=np.zeros(0, dtype=np.int32),
         cluster_radius=np.zeros(0, dtype=np.float32),
-        cluster_zone=np.zeros(0, dtype=np.int8),
+        cluster_zone_lift=np.zeros((0, len(ZONES)), dtype=np.float32),
         claimed_curve=cautious,
         unclaimed_curve=cautious,
     )
@@ -183,10 +184,12 @@ class Classifier:
             features = features_from_vectors(rows, context_len=context_len, sink_mass=sink_mass)
             for start in range(0, len(rows), _CHUNK_ROWS):
                 part = slice(start, start + _CHUNK_ROWS)
-                self._claim(features[part], zone_index[part], score[part], cluster_id[part])
+                self._claim(features[part], by_rules[part], zone_index[part], score[part], cluster_id[part])
         return RawScores(zone_index=zone_index, cluster_id=cluster_id, score=score)
 
-    def _claim(self, features: F32, zone_index: npt.NDArray[np.int8], score: F32, cluster_id: I32) -> None:
+    def _claim(
+        self, features: F32, by_rules: F32, zone_index: npt.NDArray[np.int8], score: F32, cluster_id: I32
+    ) -> None:
         """Overwrite, in place, the answers of the rows that a cluster claims."""
         arrays = self.arrays
         # |x - y|^2 / 2 = |x|^2 / 2 + |y|^2 / 2 - x.y: one matrix product for all prototypes.
@@ -199,17 +202,14 @@ class Classifier:
         first = distance[every, best]
         radius = arrays.cluster_radius[best]
         claimed = first <= radius
-        zone_index[claimed] = arrays.cluster_zone[best[claimed]]
-        cluster_id[claimed] = arrays.cluster_ids[best[claimed]]
-        # Deep inside its cluster and far from every cluster of another zone scores 1; at either border 0.
-        rival = np.where(arrays.cluster_zone[None, :] != arrays.cluster_zone[best][:, None], distance, np.inf).min(
-            axis=1
-        )
-        inside = 1.0 - first / np.maximum(radius, 1e-9)
-        alone = np.isinf(rival)
-        rival = np.where(alone, 0.0, rival)
-        apart = np.where(alone, 1.0, (rival - first) / np.maximum(rival + first, 1e-9))
-        score[claimed] = np.clip(np.minimum(inside, apart), 0.0, 1.0)[claimed]
+        chosen = best[claimed]
+        weighed = weigh_with_cluster(by_rules[claimed], arrays.cluster_zone_lift[chosen])
+        zone_index[claimed] = weighed.argmax(axis=1)
+        cluster_id[claimed] = arrays.cluster_ids[chosen]
+        # Surest where the zone is clear and the point lies deep inside its cluster.
+        second, top = np.partition(weighed, -2, axis=1)[:, -2:].T
+        inside = 1.0 - first[claimed] / np.maximum(radius[claimed], 1e-9)
+        score[claimed] = np.clip(0.5 * (top - second) + 0.5 * inside, 0.0, 1.0)
 
     def _confidence(self, raw: RawScores) -> F32:
         claimed = np.interp(raw.score, *self.arrays.claimed_curve)
@@ -225,23 +225,27 @@ class Classifier:
         periodicity: npt.NDArray[np.floating] | None,
     ) -> Classified:
         every = np.arange(len(rows))
+        options = _plausible(rows, context_len=context_len, sink_mass=sink_mass, periodicity=periodicity)
+        # All assumptions of all rows in one call: for a lone vector the cost is that of NumPy's calls.
+        raw = self.raw(
+            np.tile(rows, (len(options), 1)),
+            context_len=np.concatenate([option.context_len for option in options]),
+            sink_mass=np.concatenate([option.sink_mass for option in options]),
+            periodicity=np.concatenate([option.periodicity for option in options]),
+        )
+        shape = (len(options), len(rows))
+        zones, clusters = raw.zone_index.reshape(shape), raw.cluster_id.reshape(shape)
+        confidences = self._confidence(raw).reshape(shape)
         zone_weight = np.zeros((len(rows), len(ZONES)), dtype=np.float64)
-        answers = []
-        for assumed in _plausible(rows, context_len=context_len, sink_mass=sink_mass, periodicity=periodicity):
-            raw = self.raw(
-                rows, context_len=assumed.context_len, sink_mass=assumed.sink_mass, periodicity=assumed.periodicity
-            )
-            zone_weight[every, raw.zone_index] += assumed.weight * self._confidence(raw)
-            answers.append((assumed.weight, raw))
+        for option, zone, confidence in zip(options, zones, confidences, strict=True):
+            zone_weight[every, zone] += option.weight * confidence
         zone_index = zone_weight.argmax(axis=1).astype(np.int8)
         # The cluster is that of the weightiest assumption that agrees with the zone.
-        cluster_id = np.full(len(rows), NO_CLUSTER, dtype=np.int32)
-        best = np.zeros(len(rows))
-        for weight, raw in answers:
-            better = (raw.zone_index == zone_index) & (weight > best)
-            cluster_id[better], best[better] = raw.cluster_id[better], weight
-        confidence = zone_weight[every, zone_index].astype(np.float32)
-        return Classified(zone_index=zone_index, confidence=confidence, cluster_id=cluster_id)
+        weights = np.array([option.weight for option in options])[:, None]
+        best = np.where(zones == zone_index, weights, 0.0).argmax(axis=0)
+        cluster_id = clusters[best, every]
+        averaged = zone_weight[every, zone_index].astype(np.float32)
+        return Classified(zone_index=zone_index, confidence=averaged, cluster_id=cluster_id)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,6 +98,20 @@ def zone_probabilities(
     return probabilities
 
 
+def weigh_with_cluster(
+    own: npt.NDArray[np.floating], cluster_lift: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float32]:
+    """Zone probabilities [m, 5] of tokens from their own [m, 5] and their clusters' lift [m, 5] over the usual token.
+
+    Bayes with the cluster as a second witness: own probability times how much more often the cluster's members are of
+    the zone than all tokens are. A cluster of one kind decides; one that holds a bit of everything changes nothing.
+    """
+    # The floor keeps a witness with no doubt at all from silencing the other.
+    joint = np.maximum(np.asarray(own, dtype=np.float64), 1e-6) * cluster_lift + 1e-12
+    weighed: npt.NDArray[np.float32] = (joint / joint.sum(axis=1, keepdims=True)).astype(np.float32)
+    return weighed
+
+
 def _usual_shares(n: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Shares of distances [0, 10), [10, 100), [100, n - 4) under a 1/(d + 1) fall-off: [m, 3]."""
 

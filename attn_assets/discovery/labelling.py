@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attn_core.zones import EVIDENCE, ZONES
+from attn_core.zones import EVIDENCE, ZONES, weigh_with_cluster
 
 I32 = npt.NDArray[np.int32]
 F32 = npt.NDArray[np.float32]
@@ -19,9 +19,16 @@ class ClusterZones:
 
     scores: F32
     """[c, 5], mean zone probability of the members; rows sum to 1."""
+    usual: F32
+    """[5], mean zone probability of all rows."""
     evidence: tuple[dict[str, dict[str, float]], ...]
     """For each cluster and each name of `EVIDENCE`: the members' `mean`, and `lift`, its distance from the mean of all
     rows in standard deviations of all rows."""
+
+    @property
+    def lift(self) -> F32:
+        """[c, 5], how much more the members are of each zone than all rows are."""
+        return zone_lift(self.scores, self.usual)
 
     @property
     def zone_index(self) -> npt.NDArray[np.int8]:
@@ -58,14 +65,19 @@ def label_clusters(
                 for i, name in enumerate(EVIDENCE)
             }
         )
-    return ClusterZones(scores=scores.astype(np.float32), evidence=tuple(reasons))
+    usual = probabilities.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return ClusterZones(scores=scores.astype(np.float32), usual=usual, evidence=tuple(reasons))
+
+
+def zone_lift(scores: F32, usual: F32) -> F32:
+    """[c, 5] cluster scores over the [5] usual ones."""
+    return (scores / np.maximum(usual, 1e-6)).astype(np.float32)
 
 
 def zone_of_rows(labels: I32, *, zones: ClusterZones, probabilities: F32) -> tuple[npt.NDArray[np.int8], F32]:
-    """Offline zone (index, int8 [m]) and its score (float32 [m]): the cluster's, or the rules' where none claims it."""
-    zone = probabilities.argmax(axis=1).astype(np.int8)
-    score = probabilities.max(axis=1)
+    """Offline zone (index, int8 [m]) and its score (float32 [m]): the row's own zone probabilities, weighed by its
+    cluster's lift where a cluster claims it."""
+    weighed = probabilities.astype(np.float32, copy=True)
     member = labels >= 0
-    zone[member] = zones.zone_index[labels[member]]
-    score[member] = zones.scores[labels[member], zone[member]]
-    return zone, np.clip(score, 0.0, 1.0).astype(np.float32)
+    weighed[member] = weigh_with_cluster(probabilities[member], zones.lift[labels[member]])
+    return weighed.argmax(axis=1).astype(np.int8), np.clip(weighed.max(axis=1, initial=0.0), 0.0, 1.0)

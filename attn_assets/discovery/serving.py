@@ -1,8 +1,8 @@
 """The served classifier: fitted to the offline labels, judged on rows that it has not seen.
 
 Prototypes and radii come from 60% of the sample, the confidence curves from 20%, the figures from the last 20%. The
-offline label of a row is what the whole graph says of it: its HDBSCAN cluster and that cluster's zone, or the zone
-rules where no cluster claims it.
+offline label of a row is what the whole graph says of it: its HDBSCAN cluster, and its zone as the rules and that
+cluster's lift weigh it.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Served:
     figures: Figures
 
 
-def fit(rows: Labelled, *, cluster_ids: I32, cluster_zone: npt.NDArray[np.int8], seed: int) -> Served:
-    """The served classifier of clusters 0..c-1, whose stable ids and zones these are."""
+def fit(rows: Labelled, *, cluster_ids: I32, cluster_zone_lift: F32, seed: int) -> Served:
+    """The served classifier of clusters 0..c-1, whose stable ids and zone lifts [c, 5] these are."""
     fit_part, curve_part, judge_part = split_rows(len(rows.labels), shares=SPLIT, seed=seed)
     # A cluster must keep members to be tiled with: those of small clusters may all lie in the other parts.
     lacking = np.setdiff1d(np.arange(len(cluster_ids)), rows.labels[fit_part])
@@ -84,7 +84,7 @@ def fit(rows: Labelled, *, cluster_ids: I32, cluster_zone: npt.NDArray[np.int8],
         prototype_start=tiles.start,
         cluster_ids=cluster_ids.astype(np.int32),
         cluster_radius=_radii(tiles, fitting.features, fitting.labels),
-        cluster_zone=cluster_zone.astype(np.int8),
+        cluster_zone_lift=cluster_zone_lift.astype(np.float32),
         claimed_curve=plain.claimed_curve,
         unclaimed_curve=plain.unclaimed_curve,
     )

@@ -26,7 +26,7 @@ def two_clusters():
         prototype_start=np.array([0, 3], dtype=np.int32),
         cluster_ids=np.array([4, 9], dtype=np.int32),
         cluster_radius=np.array([0.35, 0.2], dtype=np.float32),
-        cluster_zone=np.array([1, 4], dtype=np.int8),
+        cluster_zone_lift=np.array([[1, 3, 1, 0.5, 1], [0.2, 1, 1, 1, 6]], dtype=np.float32),
         claimed_curve=np.array([[0, 1], [0.5, 0.99]], dtype=np.float32),
         unclaimed_curve=np.array([[0, 1], [0.1, 0.4]], dtype=np.float32),
     )
@@ -43,11 +43,12 @@ def by_hand(arrays, feature):
 def test_points_go_to_the_nearest_prototype_within_reach():
     arrays = two_clusters()
     answer = Classifier(arrays, run_id="r").classify(DRAWN.vectors, **COMPANIONS)
-    rules = zone_probabilities(DRAWN.vectors, **COMPANIONS).argmax(axis=1)
+    own = zone_probabilities(DRAWN.vectors, **COMPANIONS).astype(np.float64)
     expected = [by_hand(arrays, feature) for feature in FEATURES.astype(np.float64)]
     assert {None, 0, 1} <= set(expected)
     ids = [-1 if c is None else int(arrays.cluster_ids[c]) for c in expected]
-    zones = [rules[i] if c is None else arrays.cluster_zone[c] for i, c in enumerate(expected)]
+    lifts = [np.ones(5) if c is None else arrays.cluster_zone_lift[c] for c in expected]
+    zones = [np.argmax(np.maximum(probability, 1e-6) * lift) for probability, lift in zip(own, lifts, strict=True)]
     assert answer.cluster_id.tolist() == ids
     assert answer.zone_index.tolist() == [int(z) for z in zones]
     claimed = answer.cluster_id >= 0
@@ -113,7 +114,8 @@ def test_arrays_survive_the_disk(tmp_path):
     [
         {"prototypes": np.zeros((5, NUM_FEATURES - 1), dtype=np.float32)},
         {"prototypes": np.full((5, NUM_FEATURES), np.nan, dtype=np.float32)},
-        {"cluster_zone": np.array([1, 7], dtype=np.int8)},
+        {"cluster_zone_lift": np.ones((2, 4), dtype=np.float32)},
+        {"cluster_zone_lift": np.full((2, 5), -1, dtype=np.float32)},
         {"prototype_start": np.array([0, 5], dtype=np.int32)},
         {"prototype_start": np.array([1, 3], dtype=np.int32)},
         {"cluster_ids": np.array([1], dtype=np.int32)},

@@ -73,6 +73,7 @@ def test_the_guides_client_prints_attention_tokens(demo):
         model="default",
         messages=[{"role": "user", "content": "What is 2+2?"}],
         extra_body={"return_attention_tokens": True},
+        max_tokens=64,  # so small a model may not find an end by itself
         stream=True,
     )
     tokens = []
@@ -126,6 +127,8 @@ GOOD = [0.5, 0.3, 0.2, 1.0, *[0.125] * 8, *[1.0] * 8]
 )
 @pytest.mark.parametrize("path", ["/classify", "/fingerprint"])
 def test_bad_input_is_told_what_is_wrong(demo, path, body, says):
+    if path == "/fingerprint" and body.startswith("{"):
+        body = '{"request_id": "bad", "step": 0, ' + body[1:]
     answer = httpx.post(f"{demo.sidecar}{path}", content=body, headers={"Content-Type": "application/json"})
     assert 400 <= answer.status_code < 500
     assert answer.headers["content-type"].startswith("application/problem+json")

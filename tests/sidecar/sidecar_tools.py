@@ -115,7 +115,7 @@ def publish_bundle(folder: Path, *, run_id="2026-01-10T04-02-11", num_points=40,
             prototype_start=np.array([0, half], dtype=np.int32),
             cluster_ids=np.array(cluster_ids, dtype=np.int32),
             cluster_radius=np.array([0.3, 0.3], dtype=np.float32),
-            cluster_zone=np.array([1, 3], dtype=np.int8),
+            cluster_zone_lift=np.eye(5, dtype=np.float32)[[1, 3]],
             claimed_curve=curve,
             unclaimed_curve=curve * 0.5,
         ).save(directory / "classifier.npz")
