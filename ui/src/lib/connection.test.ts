@@ -48,6 +48,7 @@ describe("connection", () => {
       },
       onState: ({ phase }) => states.push(phase),
     });
+    vi.advanceTimersByTime(0);
     return { connection, states, messages };
   };
 
@@ -71,6 +72,12 @@ describe("connection", () => {
     const { states } = open();
     vi.advanceTimersByTime(8_000);
     expect(states.at(-1)).toBe("reconnecting");
+  });
+
+  it("opens no socket when closed at once, as React's strict mode does", () => {
+    connect({ origin: "http://h", cursor: () => null, onMessage: () => {}, onState: () => {} }).close();
+    vi.advanceTimersByTime(60_000);
+    expect(TestSocket.made).toEqual([]);
   });
 
   it("tries at once when asked, and never again once closed", () => {

@@ -72,7 +72,8 @@ export function connect({ origin, cursor, onMessage, onState }: ConnectionOption
   };
 
   onState({ phase: "connecting" });
-  open();
+  // Not at once: React's strict mode mounts twice, and a socket closed while it opens is a warning in the console.
+  timer = setTimeout(open, 0);
   return {
     close: () => {
       isClosed = true;

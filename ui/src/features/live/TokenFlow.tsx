@@ -59,6 +59,17 @@ export function TokenFlow({ request, activeToken, pinnedStep, flashPosition, onH
   }, [request.num_tokens, request.prompt_token_texts]);
 
   useEffect(() => {
+    // Paragraphs get their true height only when they come into view: the end moves, and the view with it.
+    const element = scroller.current;
+    if (element === null) return;
+    const observer = new ResizeObserver(() => {
+      if (isAtEnd.current) element.scrollTop = element.scrollHeight;
+    });
+    for (const part of element.children) observer.observe(part);
+    return () => observer.disconnect();
+  }, []);
+
+  useEffect(() => {
     if (flashPosition === null) return;
     const element = scroller.current?.querySelector<HTMLElement>(`[data-pos="${flashPosition}"]`);
     element?.scrollIntoView({ block: "nearest" });
