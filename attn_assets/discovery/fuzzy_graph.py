@@ -24,9 +24,9 @@ def fuzzy_graph(near: Neighbours) -> sparse.coo_matrix:
     size, k = near.index.shape
     distance = near.distance.astype(np.float64)
     rho, sigma = bandwidths(distance)
-    excess = distance - rho[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        weight = np.where((excess <= 0) | (sigma[:, None] == 0), 1.0, np.exp(-excess / sigma[:, None]))
+    # A row no farther than the nearest counts as a neighbour for sure.
+    excess = np.maximum(distance - rho[:, None], 0.0)
+    weight = np.exp(-excess / np.maximum(sigma, 1e-300)[:, None])
     weight[near.index == np.arange(size)[:, None]] = 0.0
     rows = np.repeat(np.arange(size), k)
     directed = sparse.csr_matrix((weight.ravel().astype(np.float32), (rows, near.index.ravel())), shape=(size, size))
