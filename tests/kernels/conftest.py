@@ -26,6 +26,15 @@ MODEL = ROOT / "data" / "models" / "SmolLM2-135M-Instruct"
 START_TIMEOUT_S = 240.0
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let sentencepiece, which transformers imports, make its types.
+
+    They warn while they are made; where that is an error half a type is left behind, and the process ends in a
+    segmentation fault after the last test.
+    """
+    config.addinivalue_line("filterwarnings", "ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
+
+
 def free_port() -> int:
     """A TCP port that was free a moment ago."""
     with socket.socket() as probe:
