@@ -132,8 +132,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     places = Places(data=arguments.data.resolve())
     places.data.mkdir(parents=True, exist_ok=True)
-    # A second way to ask for the same clean stop: `kill` and a closing terminal end the demo as Ctrl+C does.
-    for sign in (signal.SIGTERM, signal.SIGHUP):
+    # `kill`, a closing terminal, and Ctrl+C even where a script started this in the background: one clean stop.
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, signal.default_int_handler)
     stack = Stack(logs=places.logs)
     code = 0
