@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import dagster as dg
-import numpy as np
 import pyarrow as pa
 import pytest
 from synthetic_fingerprints import draw, hour_start_us, store_rows
@@ -25,14 +24,9 @@ class Graph:
     """The five assets over a database and folders of their own."""
 
     def __init__(self, folder: Path, **overrides: object) -> None:
-        self.settings = Settings(
-            db=folder / "fingerprints.db",
-            discovery_dir=folder / "out",
-            assets_dir=folder / "assets",
-            umap_sample_size=400,
-            batch_size=150,
-            **overrides,
-        )
+        small = {"umap_sample_size": 400, "batch_size": 150}
+        places = {"db": folder / "fingerprints.db", "discovery_dir": folder / "out", "assets_dir": folder / "assets"}
+        self.settings = Settings(**{**small, **places, **overrides})
         self.resources = build_resources(self.settings)
         self.assets = build_assets(first_hour=self.settings.first_hour, window_hours=self.settings.window_hours)
         self.instance = dg.DagsterInstance.ephemeral()
@@ -71,8 +65,11 @@ def graph(tmp_path: Path):
 
 
 @pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(11)
+def large_graph(tmp_path: Path):
+    """With a sample large enough for the held-out rows to count."""
+    made = Graph(tmp_path, umap_sample_size=2000)
+    yield made
+    made.instance.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,163 @@
+"""When hours are asked for: the sensor's rules, the sensor and the schedule themselves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_fingerprints import draw, hour_start_us, store_rows
+
+from attn_assets.definitions import build_definitions
+from attn_assets.defs.partitions import key_from_us, us_from_key
+from attn_assets.defs.watch import Asked, Cursor, Rules, decide
+from attn_core.store import HOUR_US
+
+NOON_US = us_from_key("2026-11-20-12:00")
+RULES = Rules(min_new_rows=50, debounce_s=300, first_hour_us=us_from_key("2026-01-01-00:00"))
+SECOND_US = 1_000_000
+
+
+def ask(*hours: tuple[int, int, int], cursor: Cursor | None = None, now_us: int = NOON_US + HOUR_US // 2):
+    return decide(hours, cursor=cursor or Cursor(), now_us=now_us, rules=RULES)
+
+
+def test_a_running_hour_waits_for_enough_rows():
+    few = ask((NOON_US, 49, 49))
+    assert few.requests == ()
+    assert "49 rows of the 50" in few.evidence
+    assert few.cursor == Cursor()
+    assert ask((NOON_US, 50, 50)).requests == ((NOON_US, 50, 50),)
+
+
+def test_an_hour_that_has_ended_needs_one_row():
+    late = ask((NOON_US - 5 * HOUR_US, 1, 77))
+    assert late.requests == ((NOON_US - 5 * HOUR_US, 1, 77),)
+    assert late.cursor.watermark_id == 77
+
+
+def test_a_busy_hour_is_not_asked_for_on_every_tick():
+    now = NOON_US + HOUR_US // 2
+    first = ask((NOON_US, 100, 100), now_us=now)
+    soon = ask((NOON_US, 80, 180), cursor=first.cursor, now_us=now + 30 * SECOND_US)
+    assert soon.requests == ()
+    assert "asked for 30 s ago" in soon.evidence
+    later = ask((NOON_US, 140, 240), cursor=soon.cursor, now_us=now + 301 * SECOND_US)
+    assert later.requests == ((NOON_US, 140, 240),)
+    assert later.cursor.watermark_id == 240
+
+
+def test_an_hour_that_waits_does_not_hold_up_another_nor_lose_rows():
+    now = NOON_US + HOUR_US // 2
+    both = ask((NOON_US - HOUR_US, 5, 5), (NOON_US, 10, 15), now_us=now)
+    assert both.requests == ((NOON_US - HOUR_US, 5, 5),)
+    assert both.cursor.watermark_id == 0, "rows of the waiting hour are still above the watermark"
+    again = ask((NOON_US - HOUR_US, 5, 5), (NOON_US, 10, 15), cursor=both.cursor, now_us=now + 30 * SECOND_US)
+    assert again.requests == (), "the hour that was asked for has nothing new"
+    grown = ask((NOON_US - HOUR_US, 5, 5), (NOON_US, 60, 65), cursor=again.cursor, now_us=now + 60 * SECOND_US)
+    assert grown.requests == ((NOON_US, 60, 65),)
+    assert grown.cursor.watermark_id == 65
+
+
+def test_rows_older_than_the_first_partition_are_passed_over():
+    old = ask((us_from_key("2025-12-31-23:00"), 500, 500))
+    assert old.requests == ()
+    assert old.cursor.watermark_id == 500
+
+
+HOURS = st.lists(st.integers(0, 3), max_size=60)
+
+
+@given(HOURS, st.lists(st.integers(0, 600), min_size=1, max_size=8))
+def test_every_row_is_asked_for_in_the_end_and_no_request_repeats(arrivals, waits):
+    """Rows arrive in hours 0..3, an id each; ticks come after these seconds."""
+    cursor, now, asked = Cursor(), NOON_US + 3 * HOUR_US, []
+    ticks = [*waits, 4000, 4000]
+    for tick, wait in enumerate(ticks):
+        now += wait * SECOND_US
+        visible = arrivals if tick >= len(waits) else arrivals[: len(arrivals) * (tick + 1) // len(waits)]
+        rows: dict[int, list[int]] = {}
+        for row_id, hour in enumerate(visible, start=1):
+            if row_id > cursor.watermark_id:
+                rows.setdefault(NOON_US + hour * HOUR_US, []).append(row_id)
+        decision = ask(*[(h, len(ids), max(ids)) for h, ids in sorted(rows.items())], cursor=cursor, now_us=now)
+        cursor = Cursor.from_json(decision.cursor.to_json())
+        assert cursor == decision.cursor
+        asked += decision.requests
+    newest = {NOON_US + hour * HOUR_US: row_id for row_id, hour in enumerate(arrivals, start=1)}
+    covered: dict[int, int] = {}
+    for hour_us, new_rows, max_id in asked:
+        assert new_rows > 0
+        assert max_id > covered.get(hour_us, 0)
+        covered[hour_us] = max_id
+    assert covered == newest
+
+
+def test_the_cursor_is_small_json():
+    cursor = Cursor(watermark_id=9, hours={NOON_US: Asked(num_rows=3, max_id=9, at_us=NOON_US)})
+    assert Cursor.from_json(cursor.to_json()) == cursor
+    assert len(cursor.to_json()) < 100
+    assert Cursor.from_json(None) == Cursor()
+
+
+@pytest.fixture
+def definitions(graph) -> dg.Definitions:
+    return build_definitions(graph.settings)
+
+
+def look(graph, definitions: dg.Definitions, *, cursor: str | None = None) -> dg.SensorResult:
+    sensor = definitions.get_sensor_def("new_fingerprints")
+    with dg.build_sensor_context(
+        instance=graph.instance, cursor=cursor, resources={"store": graph.resources["store"]}, definitions=definitions
+    ) as context:
+        return sensor(context)
+
+
+def test_the_sensor_asks_for_new_rows_hours_and_late_ones(graph, definitions):
+    graph.fill(60, hours_ago=2, seed=1)
+    first = look(graph, definitions)
+    assert [(one.partition_key, one.run_key) for one in first.run_requests] == [(graph.key(2), f"{graph.key(2)}/60")]
+    nothing = look(graph, definitions, cursor=first.cursor)
+    assert not nothing.run_requests
+    assert "no new fingerprints after id 60" in nothing.skip_reason.skip_message
+    start = hour_start_us(7)
+    store_rows(graph.settings.db, draw(3, seed=4, start_us=start, end_us=start + HOUR_US))
+    late = look(graph, definitions, cursor=nothing.cursor)
+    assert [(one.partition_key, one.run_key) for one in late.run_requests] == [(graph.key(7), f"{graph.key(7)}/63")]
+
+
+def test_what_the_sensor_asks_for_can_be_run(graph, definitions):
+    graph.fill(60, hours_ago=0, seed=1)
+    (request,) = look(graph, definitions).run_requests
+    job = definitions.resolve_job_def("discover_hour")
+    result = job.execute_in_process(
+        partition_key=request.partition_key, instance=graph.instance,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )  # fmt: skip
+    assert result.success
+    assert len(result.get_asset_check_evaluations()) == 5
+
+
+def test_without_a_database_the_sensor_says_so(graph, definitions):
+    skipped = look(graph, definitions)
+    assert "no database at" in skipped.skip_message
+
+
+def test_the_schedule_asks_for_the_hour_that_has_ended(graph, definitions):
+    schedule = definitions.get_schedule_def("hourly_discovery")
+    now = datetime.now(UTC).replace(minute=2, second=0, microsecond=0)
+
+    def at(when: datetime) -> dg.RunRequest | dg.SkipReason:
+        with dg.build_schedule_context(
+            instance=graph.instance, scheduled_execution_time=when, resources={"store": graph.resources["store"]}
+        ) as context:
+            return schedule(context)
+
+    assert "no database at" in at(now).skip_message
+    graph.fill(20, hours_ago=1)
+    request = at(now)
+    assert request.partition_key == key_from_us(hour_start_us(1))
+    assert "no fingerprints in the 24 hours" in at(now - timedelta(days=3)).skip_message
+    assert "before the first partition" in at(datetime(2026, 1, 1, 0, 2, tzinfo=UTC)).skip_message
