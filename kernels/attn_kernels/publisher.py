@@ -124,12 +124,20 @@ class Publisher:
         """Starts, then tokens, then ends: a reader never meets the token of a request that it does not know."""
         events = [item for item in pending if isinstance(item, RequestEvent)]
         steps = [item for item in pending if isinstance(item, StepRows)]
+        options = {"text_of": self._text_of, "privacy": self._privacy}
         if started := [e for e in events if e.event == "started"]:
-            self._outbox.add("requests", request_batch(started, text_of=self._text_of, privacy=self._privacy))
+            self._add("requests", lambda: request_batch(started, **options))
         if steps:
-            self._outbox.add("fingerprints", fingerprint_batch(steps, text_of=self._text_of, privacy=self._privacy))
+            self._add("fingerprints", lambda: fingerprint_batch(steps, **options))
         if ended := [e for e in events if e.event == "ended"]:
-            self._outbox.add("requests", request_batch(ended, text_of=self._text_of, privacy=self._privacy))
+            self._add("requests", lambda: request_batch(ended, **options))
+
+    def _add(self, kind: str, make: Callable[[], pa.RecordBatch]) -> None:
+        try:
+            self._outbox.add(kind, make())
+        except (pa.ArrowException, OverflowError, UnicodeError) as error:
+            # Ids of a multimodal prompt may be no token's at all; one odd request must not end the publishing.
+            self._outbox.count_drop(f"a batch of {kind} cannot be written as Arrow: {error}")
 
 
 def _num_rows(items: list[StepRows | RequestEvent]) -> int:

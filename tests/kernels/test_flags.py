@@ -25,6 +25,7 @@ def sglang_args(**changes: Any) -> SimpleNamespace:
     plain = {
         "speculative_algorithm": None,
         "pp_size": 1,
+        "enable_dp_attention": False,
         "tp_size": 1,
         "dllm_algorithm": None,
         "disaggregation_mode": "null",
@@ -77,6 +78,7 @@ def test_settings_travel_to_other_processes(monkeypatch: pytest.MonkeyPatch) -> 
         ({"speculative_algorithm": "EAGLE"}, "--speculative-algorithm"),
         ({"pp_size": 2}, "--pp-size"),
         ({"tp_size": 2}, "--tp-size"),
+        ({"enable_dp_attention": True}, "--enable-dp-attention"),
         ({"disaggregation_mode": "decode"}, "--disaggregation-mode"),
         ({"attention_backend": "flashinfer"}, "'--attention-backend triton'"),
         ({"decode_attention_backend": "fa3"}, "'--decode-attention-backend triton'"),

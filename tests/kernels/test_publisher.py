@@ -173,6 +173,17 @@ def test_without_a_receiver_the_oldest_are_dropped_and_counted(
     assert 0 not in kept
 
 
+def test_a_batch_that_cannot_be_written_is_dropped_alone(address: str, sinks: list[Sink]) -> None:
+    sinks.append(Sink(address))
+    publishing = publisher(address)
+    odd = [1 << 40]
+    publishing.put(RequestEvent(request_id="odd", event="started", at_us=1, prompt_len=1, prompt_token_ids=odd))
+    publishing.put(step(1))
+    assert publishing.close(5)
+    assert publishing.dropped == 1
+    assert sinks[0].steps("r0") == [1]
+
+
 def test_a_full_queue_drops_and_counts(address: str) -> None:
     publishing = publisher(address, limits=Limits(queue_items=1, batch_interval_s=10, batch_rows=10**9))
     for number in range(50_000):

@@ -7,6 +7,7 @@ on the batch's sampling info, where `Observer` picks it up and SGLang carries it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
 from attn_kernels.sglang_plugin import request_fields
 from attn_kernels.sglang_plugin.settings import CaptureSettings
 from attn_kernels.torch_ops import Captured, LayerQueries, capture
+
+logger = logging.getLogger(__name__)
 
 _PLAN = "_attention_plan"
 _RESULT = "_attention_result"
@@ -71,6 +74,7 @@ class Capture:
         self.step: Step | None = None
         self._wanted = frozenset(layer_ids)
         self._started = started
+        self._told = False
 
     def plan(self, batch: Any, forward_batch: Any) -> Plan | None:
         """What to capture of this batch, or None for nothing."""
@@ -130,7 +134,12 @@ class Capture:
 
     def finish(self, step: Step, forward_batch: Any) -> Finished | None:
         """The step's fingerprints, or None where a captured layer did not pass by a hook."""
-        if not self._wanted <= step.layers.keys():
+        if missing := self._wanted - step.layers.keys():
+            if not self._told:
+                logger.error(
+                    "Attention capture: layers %s passed no hook; such steps are not captured.", sorted(missing)
+                )
+                self._told = True
             return None
         plan = step.plan
         table = self.runner.req_to_token_pool.req_to_token

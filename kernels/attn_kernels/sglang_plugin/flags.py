@@ -79,6 +79,7 @@ def why_refused(server_args: Any) -> str | None:
         ("--speculative-algorithm", lambda a: a.speculative_algorithm is None),
         ("--pp-size above 1", lambda a: a.pp_size == 1),
         ("--tp-size above 1", lambda a: a.tp_size == 1),
+        ("--enable-dp-attention", lambda a: not a.enable_dp_attention),
         ("--dllm-algorithm", lambda a: a.dllm_algorithm is None),
         ("--disaggregation-mode", lambda a: a.disaggregation_mode == "null"),
         ("--tokenizer-worker-num above 1", lambda a: a.tokenizer_worker_num == 1),

@@ -73,6 +73,8 @@ def around_run_event_loop(original: Callable[..., Any], self: Any) -> None:
 
 
 def _check(runner: Any) -> None:
+    if not runner.is_generation:
+        raise CaptureRefused("--return-attention-tokens needs a model that generates; this one embeds or classifies.")
     backend = runner.attn_backend
     if type(backend) not in (TorchNativeAttnBackend, TritonAttnBackend):
         raise CaptureRefused(
