@@ -109,8 +109,8 @@ def explorer_url(served: Served) -> str:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
+def browser(served: Served) -> Iterator[Browser]:
+    """Debian's Chromium, started after the stack: Playwright keeps an event loop, and the demo runs one of its own."""
     path = shutil.which("chromium")
     if path is None:
         pytest.fail("no chromium on the PATH: install Debian's package `chromium`")
