@@ -140,7 +140,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(stack, ports=ports, places=places)
         say(f"\n  explorer   {sidecar_url(ports)}/\n  Dagster    {dagster_url(ports)}/")
-        say(f"  OpenAI API {server_url(ports)}/v1\n  sidecar API {sidecar_url(ports)}/docs\n  logs       {places.logs}")
+        say(f"  OpenAI API {server_url(ports)}/v1\n  sidecar    {sidecar_url(ports)}/openapi.json")
+        say(f"  logs       {places.logs}")
         if not arguments.once:
             say("\nCtrl+C stops everything.")
             _stay_up(stack)

@@ -13,8 +13,8 @@ from contextlib import closing
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT, free_ports
 from openai import OpenAI
+from running_stack import ROOT, free_ports
 
 from attn_core.bundle import open_bundle
 from attn_core.fingerprint import valid_rows, vectors_from_blobs

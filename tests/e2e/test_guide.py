@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import ROOT
+from running_stack import ROOT
 
 from attn_core.bundle import open_bundle
 from demo.processes import Program, wait_until

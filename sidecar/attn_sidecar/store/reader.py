@@ -16,7 +16,14 @@ import numpy as np
 
 from attn_core.errors import StoreError
 from attn_core.store import max_id, open_reader
-from attn_sidecar.store.records import RECORD_COLUMNS, RequestDetail, RequestSummary, Token, token_from_row
+from attn_sidecar.store.records import (
+    RECORD_COLUMNS,
+    RequestDetail,
+    RequestSummary,
+    Token,
+    preview_from_prompt,
+    token_from_row,
+)
 
 _NUM_THREADS = 2
 Answer = TypeVar("Answer")
@@ -64,11 +71,16 @@ class Reader:
         """The newest requests first."""
         sql = """
             SELECT r.request_id, r.model_id, r.started_at_us, r.ended_at_us, r.prompt_len, r.num_output_tokens,
-                r.finish_reason, (SELECT count(*) FROM fingerprints f WHERE f.request_id = r.request_id)
+                r.finish_reason, (SELECT count(*) FROM fingerprints f WHERE f.request_id = r.request_id),
+                r.prompt_token_texts, r.prompt_spans
             FROM requests r ORDER BY coalesce(r.started_at_us, r.ended_at_us) DESC LIMIT ?
         """
         names = RequestSummary.__struct_fields__
-        return [RequestSummary(**dict(zip(names, row, strict=True))) for row in self._rows(sql, limit)]  # type: ignore[arg-type]
+        found = []
+        for *row, texts, spans in self._rows(sql, limit):
+            values = dict(zip(names, [*row, preview_from_prompt(texts, spans)], strict=True))  # type: ignore[arg-type]
+            found.append(RequestSummary(**values))  # type: ignore[arg-type]
+        return found
 
     def request(self, request_id: str) -> RequestDetail | None:
         """Everything stored of one request, or None where nothing is."""

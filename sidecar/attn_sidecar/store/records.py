@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
 import numpy as np
+
+PREVIEW_CHARACTERS = 120
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +53,8 @@ class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
     num_output_tokens: int | None
     finish_reason: str | None
     num_fingerprints: int
+    prompt_preview: str | None
+    """The beginning of the last user message, or of the prompt where it has no messages."""
 
 
 class RequestDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +72,17 @@ class RequestDetail(msgspec.Struct, frozen=True, kw_only=True):
     num_output_tokens: int | None
     finish_reason: str | None
     tokens: list[Token]
+
+
+def preview_from_prompt(token_texts: str | None, spans: str | None) -> str | None:
+    """At most `PREVIEW_CHARACTERS` of the prompt, from the JSON columns of `requests`."""
+    if token_texts is None:
+        return None
+    texts: list[str] = json.loads(token_texts)
+    asked = [span for span in json.loads(spans or "[]") if span["role"] == "user"]
+    if asked:
+        texts = texts[asked[-1]["start"] : asked[-1]["end"]]
+    return "".join(texts[:PREVIEW_CHARACTERS]).strip()[:PREVIEW_CHARACTERS]
 
 
 def token_from_row(row: tuple[object, ...]) -> Token:

@@ -1,6 +1,7 @@
 """The writing thread when the database cannot be written: nobody is told that it was, and it recovers by itself."""
 
 import contextlib
+import json
 import sqlite3
 import threading
 
@@ -15,6 +16,7 @@ from attn_sidecar.app import Sidecar, create_app
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.settings import Settings
 from attn_sidecar.store.jobs import ArrivedBatch
+from attn_sidecar.store.records import preview_from_prompt
 from attn_sidecar.store.writer import Writer
 
 
@@ -182,3 +184,14 @@ def test_a_stop_drains_what_the_writer_has_taken(tmp_path):
     assert answers == [None] * 4
     with contextlib.closing(sqlite3.connect(tmp_path / "fingerprints.db")) as connection:
         assert connection.execute("SELECT count(*) FROM fingerprints").fetchone() == (20,)
+
+
+def test_a_preview_is_the_last_user_message():
+    texts = json.dumps(["<s>", "Hi", " there", "</s>", "Fine", "What", " is", " 2+2?", "</s>"])
+    spans = [{"message": k, "role": role, "start": a, "end": b} for k, (role, a, b) in enumerate(
+        [("user", 1, 3), ("assistant", 4, 5), ("user", 5, 8)]
+    )]  # fmt: skip
+    assert preview_from_prompt(texts, json.dumps(spans)) == "What is 2+2?"
+    assert preview_from_prompt(texts, None) == "<s>Hi there</s>FineWhat is 2+2?</s>"
+    assert preview_from_prompt(None, None) is None
+    assert len(preview_from_prompt(json.dumps(["long "] * 500), None)) == 120
