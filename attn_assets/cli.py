@@ -116,11 +116,13 @@ def _discover(args: argparse.Namespace) -> int:
     progress = LiveProgress(state.run_id, listener=socket.tell if socket else None)
     print(f"run {state.run_id}", flush=True)
     try:
+        _record(args.db, state, "running")
         return _run_until_stopped(args, state, checkpoint, progress)
-    except AttnError:
+    except AttnError as error:
         if checkpoint is not None:
             checkpoint.finish(state, status="failed")
         progress.end("failed")
+        _try_record(args.db, state, "failed", error=str(error))
         raise
     except _Stopped as stopped:
         progress.end("interrupted")
@@ -211,20 +213,40 @@ def _stop(
     number: int, args: argparse.Namespace, state: RunState, checkpoint: Checkpoint | None, socket: ProgressSocket | None
 ) -> None:
     """Say how to go on, and leave at once: what is finished is on disk already, the piece in hand is dropped."""
-    import shutil
+    from attn_assets.defs.in_process import discard
 
+    if (args.output / state.run_id).exists():
+        said = f"stopped, but {args.output / state.run_id} is published already."
+    elif checkpoint is not None:
+        line = f"attn-discover --db {args.db} --output {args.output} --resume {state.run_id}"
+        said = f"stopped; what is done is saved. Go on with:\n  {line}"
+    else:
+        said = "stopped; nothing was published. With --long-running it could be resumed."
+    if not (args.output / state.run_id).exists():
+        _try_record(args.db, state, "interrupted")
     if checkpoint is not None:
         checkpoint.finish(state, status="interrupted")
-        line = f"attn-discover --db {args.db} --output {args.output} --resume {state.run_id}"
-        print(f"\nstopped; what is done is saved. Go on with:\n  {line}", file=sys.stderr, flush=True)
-    else:
-        for scratch in args.output.glob(f".working-{state.run_id}-*"):
-            shutil.rmtree(scratch, ignore_errors=True)
-        print("\nstopped; nothing was published. With --long-running it could be resumed.", file=sys.stderr, flush=True)
+    print(f"\n{said}", file=sys.stderr, flush=True)
     if socket is not None:
         socket.close()
     sys.stdout.flush()
+    discard(args.output, state.run_id)
     os._exit(128 + number)
+
+
+def _record(db: Path, state: RunState, status: str, *, error: str | None = None) -> None:
+    from attn_assets.publishing import record_outcome
+
+    run = {"run_id": state.run_id, "status": status, "error": error, "started_at_us": state.started_at_us}
+    record_outcome(db, run={**run, "window_start_us": state.window_start_us, "window_end_us": state.window_end_us})
+
+
+def _try_record(db: Path, state: RunState, status: str, *, error: str | None = None) -> None:
+    """For a run that is ending anyway: a database that cannot be written is said, and changes nothing else."""
+    try:
+        _record(db, state, status, error=error)
+    except StoreError as refusal:
+        print(f"the database does not know that the run {status}: {refusal}", file=sys.stderr, flush=True)
 
 
 def _refuse_on_resume(args: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ from attn_assets.discovery.window import Window, window_from_table
 from attn_core.bundle import LATEST, open_bundle, publish, run_id_from_time
 from attn_core.classify import Classifier, cluster_label
 from attn_core.errors import BundleError
+from attn_core.fingerprint import DIM
 from attn_core.store import open_writer, record_clusters, record_run
 from attn_core.zones import ZONES
 
@@ -197,7 +198,7 @@ def free_run_id(discovery_dir: Path, started_at_us: int) -> str:
 
 
 def record_outcome(db: Path, *, run: Mapping[str, Any]) -> None:
-    """Write a row of `discovery_runs` for a run that published nothing."""
+    """Write a row of `discovery_runs` for a run that has published nothing (yet): running, failed or interrupted."""
     with closing(open_writer(db)) as connection:
         record_run(connection, run)
 
@@ -206,7 +207,7 @@ def _record(db: Path, run: Mapping[str, Any], tables: Tables, zones: Tables) -> 
     clusters = tables["clusters"]
     centroids = np.ascontiguousarray(
         clusters.column("centroid").combine_chunks().flatten().to_numpy(zero_copy_only=False), dtype="<f4"
-    ).reshape(clusters.num_rows, -1)
+    ).reshape(clusters.num_rows, DIM)
     ids, sizes, zone_names = (clusters.column(name).to_pylist() for name in ("cluster_id", "size", "zone"))
     with closing(open_writer(db)) as connection:
         connection.execute("BEGIN IMMEDIATE")

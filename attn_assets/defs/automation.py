@@ -9,7 +9,6 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from attn_assets.defs.partitions import key_from_us, us_from_key
 from attn_assets.defs.resources import FingerprintStore
 from attn_assets.defs.watch import Cursor, Rules, decide
-from attn_assets.settings import HOUR_FORMAT
 from attn_core.errors import StoreError
 from attn_core.store import HOUR_US, hours_with_rows_after, open_reader
 
@@ -32,7 +31,7 @@ def build_schedule(job: UnresolvedAssetJobDefinition, *, first_hour: str, window
         context: dg.ScheduleEvaluationContext, store: FingerprintStore
     ) -> dg.RunRequest | dg.SkipReason:
         ended = context.scheduled_execution_time.astimezone(UTC) - timedelta(hours=1)
-        key = ended.strftime(HOUR_FORMAT)
+        key = key_from_us(round(ended.timestamp() * 1e6))
         if us_from_key(key) < us_from_key(first_hour):
             return dg.SkipReason(f"{key} is before the first partition, {first_hour}")
         end_us = us_from_key(key) + HOUR_US

@@ -23,6 +23,7 @@ from attn_core.bundle import latest_run_id
 from attn_core.errors import AttnError, StoreError
 from attn_core.store import HOUR_US, open_reader
 
+SCRATCH = ".working-"
 STAGES = ("umap_embedding", "hdbscan_clusters", "zone_labels", "classifier_bundle")
 MIN_AGREEMENT = 0.6
 
@@ -89,11 +90,21 @@ def run(
             state, db=db, output=output, progress=progress, folder=checkpoint.assets,
             keepers=FolderKeepers(checkpoint.folder),
         )  # fmt: skip
-    scratch = Path(tempfile.mkdtemp(prefix=f".working-{state.run_id}-", dir=output))
+    scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{state.run_id}-", dir=output))
     try:
         return _materialise(state, db=db, output=output, progress=progress, folder=scratch, keepers=Keepers())
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def discard(output: Path, run_id: str) -> None:
+    """Remove a run's temporary folder while its thread may still be writing there."""
+    for _ in range(100):
+        left = list(output.glob(f"{SCRATCH}{run_id}-*"))
+        if not left:
+            return
+        for scratch in left:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _materialise(

@@ -52,8 +52,8 @@ def label_clusters(
     `labels` is int32 [m], -1 for noise. Every cluster has at least one member.
     """
     scores = np.zeros((num_clusters, len(ZONES)), dtype=np.float64)
-    if num_clusters == 0:
-        return ClusterZones(scores=scores.astype(np.float32), evidence=())
+    if len(labels) == 0:
+        return ClusterZones(scores=scores.astype(np.float32), usual=np.zeros(len(ZONES), np.float32), evidence=())
     centre, spread = evidence.mean(axis=0), np.maximum(evidence.std(axis=0), 1e-9)
     reasons = []
     for cluster in range(num_clusters):

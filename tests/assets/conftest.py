@@ -13,6 +13,7 @@ from synthetic_fingerprints import draw, hour_start_us, store_rows
 from attn_assets.definitions import build_resources
 from attn_assets.defs.assets import build_assets
 from attn_assets.defs.partitions import key_from_us
+from attn_assets.defs.resources import Plan
 from attn_assets.settings import Settings
 from attn_core.store import HOUR_US
 
@@ -30,6 +31,10 @@ class Graph:
         self.resources = build_resources(self.settings)
         self.assets = build_assets(first_hour=self.settings.first_hour, window_hours=self.settings.window_hours)
         self.instance = dg.DagsterInstance.ephemeral()
+
+    def plan(self, **changes: object) -> Plan:
+        """The settings' plan with some of it changed."""
+        return Plan(**{**self.resources["plan"].model_dump(), **changes})
 
     def fill(self, count: int, *, hours_ago: int = 1, seed: int = 0, kinds: int = 4) -> pa.RecordBatch:
         """Store `count` synthetic rows of an hour."""

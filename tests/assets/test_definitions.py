@@ -68,6 +68,7 @@ def test_partitions_are_hours_with_the_running_one(definitions):
 
 
 def test_the_workspace_loads_without_a_warning(tmp_path):
+    (tmp_path / "dagster.yaml").touch()
     done = subprocess.run(
         [sys.executable, "-m", "dagster", "definitions", "validate", "-w", str(ROOT / "workspace.yaml")],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
@@ -83,7 +84,10 @@ def test_the_workspace_loads_without_a_warning(tmp_path):
 
 
 def test_loading_warns_of_nothing_under_error_filters():
-    code = "from attn_assets.definitions import *; build_definitions(Settings()).get_repository_def().load_all_definitions()"
+    code = (
+        "from attn_assets.definitions import *; "
+        "build_definitions(Settings()).get_repository_def().load_all_definitions()"
+    )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )

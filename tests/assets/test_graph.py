@@ -92,10 +92,9 @@ def test_the_database_learns_of_the_run(graph):
     assert (run_id, status, count, clusters) == (bundle.run_id, "published", 600, bundle.manifest["num_clusters"])
     assert json.loads(metrics)["trustworthiness"] > 0.9
     found = sql(graph, "SELECT cluster_id, cluster_label, size, zone, length(centroid) FROM clusters")
-    assert [row[:4] for row in found] == sorted(
-        (row["cluster_id"], row["cluster_label"], row["size"], row["zone"])
-        for row in bundle.table("clusters").to_pylist()
-    )
+    names = ("cluster_id", "cluster_label", "size", "zone")
+    published = bundle.table("clusters").select(names).to_pylist()
+    assert [row[:4] for row in found] == sorted(tuple(row.values()) for row in published)
     labels = sql(graph, "SELECT cluster_id, zone, score, margin, evidence FROM zone_labels")
     assert len(labels) == 5 * clusters
     assert all("local_lift" in json.loads(row[4]) for row in labels)
@@ -232,7 +231,7 @@ def test_a_classifier_that_does_not_agree_is_not_published(large_graph):
     graph.fill(900)
     graph.make()
     before = latest(graph).run_id
-    strict = graph.resources["plan"].model_copy(update={"min_agreement": 1.1})
+    strict = graph.plan(min_agreement=1.1)
     graph.fill(900, seed=5)
     result = graph.make(raise_on_error=False, resources={"plan": strict})
     assert not result.success
@@ -243,7 +242,7 @@ def test_a_classifier_that_does_not_agree_is_not_published(large_graph):
 
 def test_a_run_that_was_published_but_not_recorded_is_recorded(graph):
     graph.fill(200)
-    plan = graph.resources["plan"].model_copy(update={"run_id": "2026-01-10T04-02-11"})
+    plan = graph.plan(run_id="2026-01-10T04-02-11")
     graph.make(resources={"plan": plan})
     with closing(sqlite3.connect(graph.settings.db)) as connection, connection:
         connection.execute("DELETE FROM discovery_runs")

@@ -108,7 +108,7 @@ def definitions(graph) -> dg.Definitions:
 
 
 def look(graph, definitions: dg.Definitions, *, cursor: str | None = None) -> dg.SensorResult:
-    sensor = definitions.get_sensor_def("new_fingerprints")
+    sensor = definitions.resolve_sensor_def("new_fingerprints")
     with dg.build_sensor_context(
         instance=graph.instance, cursor=cursor, resources={"store": graph.resources["store"]}, definitions=definitions
     ) as context:
@@ -146,7 +146,7 @@ def test_without_a_database_the_sensor_says_so(graph, definitions):
 
 
 def test_the_schedule_asks_for_the_hour_that_has_ended(graph, definitions):
-    schedule = definitions.get_schedule_def("hourly_discovery")
+    schedule = definitions.resolve_schedule_def("hourly_discovery")
     now = datetime.now(UTC).replace(minute=2, second=0, microsecond=0)
 
     def at(when: datetime) -> dg.RunRequest | dg.SkipReason:
