@@ -127,9 +127,10 @@ def test_before_discovery_it_says_so(followed, folder):
 
 def test_step_5_discovers_and_the_sidecar_serves_it(followed, folder):
     for question in ("Write a long story about a ship.", "Count from 1 to 100.", "List twenty animals, one a line."):
+        message = {"role": "user", "content": question}
         httpx.post(
             "http://localhost:30000/v1/chat/completions",
-            json={"model": "default", "messages": [{"role": "user", "content": question}], "max_tokens": 60},
+            json={"model": "default", "messages": [message], "max_tokens": 60, "ignore_eos": True},
             timeout=120,
         ).raise_for_status()
     wait_until(lambda: httpx.get(f"{SIDECAR}/stats").json()["fingerprints"] >= 150, what="rows", timeout_s=60)
