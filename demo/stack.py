@@ -104,6 +104,8 @@ def start_dagster(stack: Stack, *, ports: Ports, places: Places) -> Program:
         "ATTN_DB": str(places.database),
         "ATTN_DISCOVERY_DIR": str(places.discovery),
         "ATTN_ASSETS_DIR": str(places.data / "assets"),
+        # Dagster's own remark on its own command, which still is the one that needs nothing but a workspace file.
+        "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded",
     }
     command: list[str | Path] = [
         python_of(ROOT / ".venv").with_name("dagster"), "dev", "--workspace", ROOT / "workspace.yaml",

@@ -223,8 +223,8 @@ def test_a_taken_port_is_named_before_anything_starts(tmp_path):
 
 def processes_naming(text):
     """Command lines of live processes that mention `text`."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if text in line and "ps -eo" not in line]
+    listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if text in line and "ps -ewwo" not in line]
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
