@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from attn_core.bundle import Bundle
@@ -152,10 +153,14 @@ def main(argv: list[str] | None = None) -> int:
         # Asked to stop while it was up: that is how it ends. Asked before it was done: say so by the exit code.
         code = 130 if arguments.once else 0
         say("")
+    except BrokenPipeError:
+        code = 141  # whoever read the output has gone, as a shell says it
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sign, signal.SIG_IGN)
         stack.stop()
-    say("demo: everything stopped" if code else "demo: done, everything stopped")
+    with suppress(BrokenPipeError):
+        say("demo: everything stopped" if code else "demo: done, everything stopped")
     return code
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,7 +123,9 @@ class Stack:
         """Stop every program, the newest first."""
         while self.programs:
             program = self.programs.pop()
-            say(f"  stopping {program.name}")
+            # Nobody reading any more is no reason to leave programs behind.
+            with suppress(BrokenPipeError):
+                say(f"  stopping {program.name}")
             program.stop()
 
 

@@ -241,3 +241,15 @@ def test_stopping_it_half_way_leaves_nothing_behind(tmp_path, sign):
     assert process.returncode in {0, 130}
     assert processes_naming(str(ports[0])) == []
     assert processes_naming(str(tmp_path)) == []
+
+
+def test_output_that_nobody_reads_any_more_stops_it_too(tmp_path):
+    ports = free_ports(4)
+    process = run_demo("--data", tmp_path, *port_flags(ports))
+    for line in process.stdout:
+        if "sidecar is ready" in line:
+            break
+    process.stdout.close()
+    assert process.wait(timeout=120) not in {0, None}
+    assert processes_naming(str(ports[0])) == []
+    assert processes_naming(str(tmp_path)) == []
