@@ -84,6 +84,10 @@ def store_rows(db: Path, rows: pa.RecordBatch) -> int:
         return insert_fingerprints(connection, rows, model_id="synthetic", stored_at_us=time.time_ns() // 1000)
 
 
+# Once: a test that began before the full hour means the same hours after it.
+_RUNNING_HOUR_US = time.time_ns() // 1000 // HOUR_US * HOUR_US
+
+
 def hour_start_us(hours_ago: int) -> int:
-    """The first instant of the hour that many hours before the running one."""
-    return time.time_ns() // 1000 // HOUR_US * HOUR_US - hours_ago * HOUR_US
+    """The first instant of the hour that many hours before the one in which the tests began."""
+    return _RUNNING_HOUR_US - hours_ago * HOUR_US

@@ -9,17 +9,19 @@ from contextlib import closing
 
 import dagster as dg
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from synthetic_fingerprints import draw, hour_start_us, store_rows
 
 from attn_assets.defs.io_manager import read_tables
+from attn_assets.discovery.window import rows_between
 from attn_core.bundle import latest_run_id, open_bundle
 from attn_core.classify import Classifier
 from attn_core.errors import BundleError
 from attn_core.store import HOUR_US
-from attn_core.zones import ZONES
+from attn_core.zones import ZONES, zone_probabilities
 
 CHECKS = {
     "vectors_hold_invariants", "every_row_is_on_the_map", "every_row_has_a_label", "zones_are_known", "bundle_verifies",
@@ -68,6 +70,29 @@ def test_an_hour_becomes_a_published_bundle(graph):
     np.testing.assert_allclose(shares, 1.0, atol=1e-5)
     assert set(bundle.table("prototypes")["cluster_id"].to_pylist()) == set(clusters["cluster_id"].to_pylist())
     assert Classifier.from_bundle(bundle).run_id == bundle.run_id
+
+
+def test_published_zones_are_what_tokens_and_clusters_say(graph):
+    """Against the rules and a mean over members, written down again here; and what is served says the same."""
+    graph.fill(900)
+    graph.make()
+    bundle = latest(graph)
+    located = read_tables(graph.settings.assets_dir / "umap_embedding" / graph.key().replace(":", "-"))["table"]
+    vectors = np.stack(located["vector"].to_pylist()).astype(np.float32)
+    companions = {name: located[name].to_numpy() for name in ("context_len", "sink_mass", "periodicity")}
+    own = zone_probabilities(vectors, **companions).astype(np.float64)
+    points = bundle.table("embeddings")
+    cluster_id = points["cluster_id"].to_numpy()
+    weighed = own.copy()
+    for cluster in bundle.table("clusters").to_pylist():
+        member = cluster_id == cluster["cluster_id"]
+        assert cluster["zone"] == ZONES[own[member].mean(axis=0).argmax()]
+        weighed[member] = np.maximum(own[member], 1e-6) * own[member].mean(axis=0) / own.mean(axis=0)
+    published = np.array([ZONES.index(zone) for zone in points["zone"].to_pylist()])
+    assert (published == weighed.argmax(axis=1)).mean() > 0.995  # float32 may settle a tie the other way
+    served = Classifier.from_bundle(bundle).classify(vectors, **companions)
+    assert (served.zone_index == published).mean() > 0.9
+    assert len(set(published.tolist())) >= 3
 
 
 def test_the_centroid_is_the_mean_of_the_members(graph):
@@ -130,6 +155,13 @@ def test_the_window_is_the_hours_up_to_the_partition(graph):
     graph.make("umap_embedding", hours_ago=1)
     found = read_tables(graph.settings.assets_dir / "umap_embedding" / graph.key(1).replace(":", "-"))["table"]
     assert found.num_rows == 90 + 110 + 130
+
+
+def test_a_window_is_half_open_and_ends_at_the_newest_id():
+    table = pa.table({"captured_at_us": [30, 10, 20, 20, 40], "id": [1, 2, 9, 3, 4]})
+    kept = rows_between(table, start_us=10, end_us=40, max_id=None)
+    assert kept["id"].to_pylist() == [2, 3, 9, 1]
+    assert rows_between(table, start_us=11, end_us=41, max_id=4)["id"].to_pylist() == [3, 1, 4]
 
 
 def test_late_rows_are_there_when_their_hour_is_made_again(graph):

@@ -40,6 +40,20 @@ def test_each_zone_is_reached_by_what_its_name_says(zone):
     assert ZONES[int(probabilities.argmax())] == zone
 
 
+def test_the_same_reach_is_more_syntax_the_sharper_it_is():
+    """Equal shares by distance; one token spreads its local half over ten positions, the other puts it on one."""
+
+    def far(d):
+        return 0.5 / 290 if d >= 10 else 0.0
+
+    sharp = token(300, lambda d: 0.5 if d == 1 else far(d))
+    spread = token(300, lambda d: 0.05 if d < 10 else far(d))
+    np.testing.assert_allclose(sharp["vectors"][0, :3], spread["vectors"][0, :3], atol=1e-5)
+    index = ZONES.index("syntax_floor")
+    p_sharp, p_spread = (zone_probabilities(**one)[0, index] for one in (sharp, spread))
+    assert p_sharp > p_spread
+
+
 @given(st.integers(0, 2**31))
 def test_probabilities_are_probabilities(seed):
     drawn = draw(30, seed=seed)
