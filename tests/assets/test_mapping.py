@@ -123,6 +123,16 @@ def test_placed_rows_lie_where_their_neighbours_do():
     np.testing.assert_allclose(place(frame, frame_map, features[:50]), frame_map[:50], atol=0.5)
 
 
+def test_nearer_neighbours_weigh_more_in_a_placement():
+    features = np.zeros((6, 21), dtype=np.float32)
+    features[:, 0] = [0, 1, 2, 3, 4, 50]
+    query = np.zeros((1, 21), dtype=np.float32)
+    weights = [place(Frame(features), np.eye(6, dtype=np.float32)[:, [row, 5]], query)[0, 0] for row in range(6)]
+    assert (np.diff(weights[:5]) < 0).all()
+    assert sum(weights) == pytest.approx(1.0)
+    assert weights[5] == 0.0, "the sixth nearest has no say"
+
+
 @settings(max_examples=10, deadline=None)
 @given(batch=st.integers(1, 400))
 def test_the_batch_size_changes_nothing(batch):
