@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 
-BENCHMARKS = ("classify_batch", "ingest", "classify_http", "capture_cpu")
+BENCHMARKS = ("ingest", "classify_http")
 
 
 def main(argv: list[str] | None = None) -> int:
