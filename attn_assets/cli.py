@@ -125,8 +125,7 @@ def _discover(args: argparse.Namespace) -> int:
         _try_record(args.db, state, "failed", error=str(error))
         raise
     except _Stopped as stopped:
-        progress.end("interrupted")
-        _stop(stopped.number, args, state, checkpoint, socket)
+        _stop(stopped.number, args, state, checkpoint, progress, socket)
         raise
     finally:
         if socket is not None:
@@ -210,22 +209,27 @@ def _run_until_stopped(
 
 
 def _stop(
-    number: int, args: argparse.Namespace, state: RunState, checkpoint: Checkpoint | None, socket: ProgressSocket | None
-) -> None:
+    number: int, args: argparse.Namespace, state: RunState, checkpoint: Checkpoint | None, progress: LiveProgress,
+    socket: ProgressSocket | None,
+) -> None:  # fmt: skip
     """Say how to go on, and leave at once: what is finished is on disk already, the piece in hand is dropped."""
     from attn_assets.defs.in_process import discard
 
-    if (args.output / state.run_id).exists():
+    progress.forbid_publishing()
+    published = (args.output / state.run_id).exists()
+    if published:
         said = f"stopped, but {args.output / state.run_id} is published already."
     elif checkpoint is not None:
         line = f"attn-discover --db {args.db} --output {args.output} --resume {state.run_id}"
         said = f"stopped; what is done is saved. Go on with:\n  {line}"
     else:
         said = "stopped; nothing was published. With --long-running it could be resumed."
-    if not (args.output / state.run_id).exists():
+    if not published:
         _try_record(args.db, state, "interrupted")
+    outcome = "published" if published else "interrupted"
     if checkpoint is not None:
-        checkpoint.finish(state, status="interrupted")
+        checkpoint.finish(state, status=outcome)
+    progress.end(outcome)
     print(f"\n{said}", file=sys.stderr, flush=True)
     if socket is not None:
         socket.close()

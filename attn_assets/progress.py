@@ -63,6 +63,7 @@ class LiveProgress(Progress):
         self._first_done = 0
         self._line_at = 0.0
         self._stop = threading.Event()
+        self._publishing = threading.Lock()
         threading.Thread(target=self._beat, name="progress", daemon=True).start()
 
     @contextmanager
@@ -92,6 +93,19 @@ class LiveProgress(Progress):
         if speak:
             self._say(event)
         self._tell(event)
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Held off by `forbid_publishing`."""
+        with self._publishing:
+            yield
+
+    def forbid_publishing(self) -> None:
+        """From now on nothing is published: a thread that comes to it waits until the process ends.
+
+        Waits for a publication in hand, so that who asks afterwards whether the run is published hears the truth.
+        """
+        self._publishing.acquire()
 
     def end(self, stage: str) -> None:
         """The last word: `published`, `failed` or `interrupted`."""

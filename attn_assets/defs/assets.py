@@ -121,15 +121,16 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
             if reason is None:
                 fitted = fit_classifier(assets, seed=plan.seed)
                 check_agreement(fitted.served, floor=plan.min_agreement)
-                run_id = publish_run(
-                    assets,
-                    fitted,
-                    discovery_dir=plan.output,
-                    db=store.path,
-                    run_id=plan.run_id,
-                    parameters=plan.parameters(),
-                    started_at_us=started_at_us,
-                )
+                with progress.publishing():
+                    run_id = publish_run(
+                        assets,
+                        fitted,
+                        discovery_dir=plan.output,
+                        db=store.path,
+                        run_id=plan.run_id,
+                        parameters=plan.parameters(),
+                        started_at_us=started_at_us,
+                    )
                 shown = {**metrics_of(assets, fitted.served), "preview": cluster_preview(zone_labels, hdbscan_clusters)}
         note = f"published as {run_id}" if run_id else f"not published: {reason}"
         context.log.info(note)

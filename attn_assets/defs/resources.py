@@ -94,6 +94,11 @@ class Progress:
     def report(self, stage: str, done: int, total: int) -> None:
         """`done` of `total` rows of a stage; `total` 0 where it is not known."""
 
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Surrounds the moment in which a run becomes public: who wants to stop it comes before or after."""
+        yield
+
 
 class Keepers:
     """Gives each asset its keeper of finished pieces; this one keeps nothing."""

@@ -9,7 +9,9 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,10 @@ from attn_assets.checkpoint import FOLDER
 from attn_assets.memory import fit_sizes
 from attn_core.bundle import latest_run_id, open_bundle
 from attn_core.errors import SettingsError
-from attn_core.store import HOUR_US, open_writer
+from attn_core.store import HOUR_US, open_reader, open_writer
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 RUN_ID = re.compile(r"^run (\S+)$", re.MULTILINE)
 PATIENCE_S = 120
 
@@ -55,13 +58,9 @@ def start(command, *arguments: object) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def wait_for(found, process: subprocess.Popen[str]) -> None:
-    """Until `found()` is true; fails where the process ends before."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not found():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def discover_until(moment: str, number: signal.Signals, *arguments: object, then: str = "wait"):
+    """The command, sent a signal the moment it has moved a file to a path that ends like this."""
+    return discover([sys.executable, HERE / "stopped_discover.py", moment, str(number.value), then], *arguments)
 
 
 def test_help_teaches_and_is_quick(command):
@@ -119,7 +118,7 @@ def test_an_empty_database_is_said_to_be_empty(command, tmp_path):
 
 
 LONG = ("--long-running", "--umap-sample-size", 600, "--batch-size", 5)
-"""180 pieces, so that a signal sent at the first finds the run in the midst of them."""
+"""180 pieces: a run stopped after the first is in the midst of them."""
 
 
 @pytest.fixture(scope="module")
@@ -141,15 +140,12 @@ def uninterrupted(command, db, tmp_path_factory) -> dict[str, object]:
 )
 def test_a_stopped_run_is_resumed_to_the_same_result(command, db, tmp_path, uninterrupted, number, moment, code):
     out = tmp_path / "out"
-    process = start(command, "--db", db, "--output", out, *LONG)
-    wait_for(lambda: list(out.glob(f"{FOLDER}/*/{moment}")), process)
-    process.send_signal(number)
-    said_out, said = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == code, said
-    (run_id,) = RUN_ID.findall(said_out)
+    stopped = discover_until(f"{FOLDER}/*/{moment}", number, "--db", db, "--output", out, *LONG)
+    assert stopped.returncode == code, stopped.stderr
+    (run_id,) = RUN_ID.findall(stopped.stdout)
     assert latest_run_id(out) is None
     if number != signal.SIGKILL:
-        assert f"--db {db} --output {out} --resume {run_id}" in said
+        assert f"--db {db} --output {out} --resume {run_id}" in stopped.stderr
         assert json.loads((out / FOLDER / run_id / "state.json").read_text())["status"] == "interrupted"
     done = discover(command, "--db", db, "--output", out, "--resume", run_id)
     assert done.returncode == 0, done.stderr
@@ -165,28 +161,36 @@ def test_a_stopped_run_is_resumed_to_the_same_result(command, db, tmp_path, unin
 
 def test_a_resumed_run_does_not_make_finished_assets_again(command, db, tmp_path):
     out = tmp_path / "out"
-    process = start(command, "--db", db, "--output", out, *LONG)
-    wait_for(lambda: list(out.glob(f"{FOLDER}/*/assets/umap_embedding/2*")), process)
-    process.send_signal(signal.SIGINT)
-    said_out, _ = process.communicate(timeout=PATIENCE_S)
-    if process.returncode == 0:
-        pytest.skip("the run was done before the signal came")
-    (run_id,) = RUN_ID.findall(said_out)
+    moment = f"{FOLDER}/*/assets/umap_embedding/2*"
+    stopped = discover_until(moment, signal.SIGINT, "--db", db, "--output", out, *LONG)
+    assert stopped.returncode == 130, stopped.stderr
+    (run_id,) = RUN_ID.findall(stopped.stdout)
     done = discover(command, "--db", db, "--output", out, "--resume", run_id)
     assert done.returncode == 0, done.stderr
     assert not re.search(r"^(fingerprints|umap_embedding)", done.stderr, re.MULTILINE)
     assert "classifier_bundle" in done.stderr
 
 
-def test_ctrl_c_without_a_checkpoint_leaves_nothing_behind(command, db, tmp_path):
+def test_ctrl_c_without_a_checkpoint_leaves_nothing_behind(db, tmp_path):
     out = tmp_path / "out"
-    process = start(command, "--db", db, "--output", out)
-    wait_for(lambda: list(out.glob(".working-*/fingerprints/*")), process)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 130
-    assert "nothing was published" in said
+    stopped = discover_until(".working-*/fingerprints/*", signal.SIGINT, "--db", db, "--output", out)
+    assert stopped.returncode == 130
+    assert "nothing was published" in stopped.stderr
     assert list(out.iterdir()) == []
+
+
+def test_ctrl_c_in_the_middle_of_publishing_lets_it_be_whole_and_says_so(command, db, tmp_path):
+    out = tmp_path / "out"
+    stopped = discover_until("out/2*", signal.SIGINT, "--db", db, "--output", out, *LONG, then="go-on")
+    assert stopped.returncode == 130, stopped.stderr
+    (run_id,) = RUN_ID.findall(stopped.stdout)
+    assert f"{out / run_id} is published already" in stopped.stderr
+    assert open_bundle(out / "latest").run_id == run_id
+    with closing(open_reader(db)) as connection:
+        (status,) = connection.execute("SELECT status FROM discovery_runs WHERE run_id = ?", (run_id,)).fetchone()
+    assert status == "published"
+    again = discover(command, "--db", db, "--output", out, "--resume", run_id)
+    assert (again.returncode, "published already" in again.stdout) == (0, True)
 
 
 async def _listen(port: int) -> list[dict[str, object]]:
