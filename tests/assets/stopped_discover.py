@@ -14,6 +14,8 @@ from fnmatch import fnmatch
 
 from attn_assets.cli import main
 
+SLOW_S = 2.0
+
 
 def stop_after(move, *, moment: str, number: int, wait: bool):
     """`os.replace` or `os.rename`, followed by the signal where the target is the one meant."""
@@ -22,8 +24,8 @@ def stop_after(move, *, moment: str, number: int, wait: bool):
         move(source, target, **options)
         if fnmatch(str(target), f"*/{moment}"):
             os.kill(os.getpid(), number)
-            if wait:
-                threading.Event().wait()
+            # Going on slowly gives a process that does not wait for its thread the time to end too early.
+            threading.Event().wait(None if wait else SLOW_S)
 
     return moved
 
