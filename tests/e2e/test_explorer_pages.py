@@ -148,22 +148,26 @@ def question(served: Served) -> Iterator[None]:
     body = {
         "model": "default",
         "messages": [{"role": "user", "content": "Count from one to thirty in words, one a line."}],
-        "max_tokens": 120,
+        "max_tokens": 600,
+        "ignore_eos": True,
         "stream": True,
         "return_attention_tokens": True,
     }
     failures: list[str] = []
+    seen_enough = threading.Event()
 
     def ask() -> None:
         with httpx.stream("POST", f"{model_url.rstrip('/')}/v1/chat/completions", json=body, timeout=300) as answer:
             if answer.status_code != 200:
                 failures.append(f"{answer.status_code}: {answer.read()[:300]!r}")
             for _ in answer.iter_lines():
-                pass
+                if seen_enough.is_set():
+                    return
 
     asking = threading.Thread(target=ask)
     asking.start()
     yield
+    seen_enough.set()
     asking.join(timeout=300)
     assert failures == []
 
