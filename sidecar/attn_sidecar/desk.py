@@ -31,6 +31,7 @@ class ClassifyDesk:
         self._waiting: deque[_Asked] = deque()
         self._bell = threading.Condition()
         self._stopping = False
+        self._ended = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="attn-classify", daemon=True)
 
@@ -49,10 +50,11 @@ class ClassifyDesk:
 
     async def classify(self, question: Question) -> tuple[Manifold, str | None]:
         """The manifold of one vector and the run that says so; raises `InvalidFingerprint`."""
-        if not self._thread.is_alive():
-            raise RuntimeError("the classifying thread ended")
         asked = _Asked(question=question, answer=asyncio.get_running_loop().create_future())
         with self._bell:
+            # Under the lock: a thread that is ending is still alive, and would never come back for this question.
+            if self._ended:
+                raise RuntimeError("the classifying thread ended")
             self._waiting.append(asked)
             self._bell.notify()
         return await asked.answer
@@ -61,6 +63,10 @@ class ClassifyDesk:
         try:
             self._answer_until_stopped()
         finally:
+            with self._bell:
+                self._ended = True
+                left = list(self._waiting)
+            self._tell(left, [], None)
             if not self._stopping:
                 reason = "the classifying thread ended: restart the sidecar, its log says why"
                 self._health.ail(PART, reason, blocks=True)
@@ -73,8 +79,11 @@ class ClassifyDesk:
                 answers = manifolds(classifier, [asked.question for asked in batch])
             finally:
                 # Also where that failed: whoever waits is told, here with nothing, instead of waiting forever.
-                if self._loop is not None and not self._loop.is_closed():
-                    self._loop.call_soon_threadsafe(self._hand_out, batch, answers, classifier.run_id)
+                self._tell(batch, answers, classifier.run_id)
+
+    def _tell(self, batch: list[_Asked], answers: list[Manifold | InvalidFingerprint], run_id: str | None) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hand_out, batch, answers, run_id)
 
     def _next_batch(self) -> list[_Asked]:
         with self._bell:

@@ -142,13 +142,22 @@ def test_a_fault_of_the_classifying_thread_is_told_and_not_waited_for(settings, 
     def fault(classifier, questions):
         raise ZeroDivisionError
 
+    asked_again = threading.Event()
+    ail = sidecar.health.ail
+
+    def ail_late(*args, **options):
+        assert asked_again.wait(WAIT_S)  # so that the second question meets the thread while it is ending
+        ail(*args, **options)
+
     monkeypatch.setattr("attn_sidecar.desk.manifolds", fault)
+    monkeypatch.setattr(sidecar.health, "ail", ail_late)
     with TestClient(create_app(sidecar), raise_server_exceptions=False) as client:
         for _ in range(2):
             answer = client.post("/classify", json={"vector": guide_vector()})
             assert answer.status_code == 500
             assert answer.json()["type"].endswith(":internal")
             assert "ZeroDivision" not in answer.text
+        asked_again.set()
         wait_for_health(sidecar, blocked=True)
         assert client.get("/health").json()["reasons"][0].startswith("classify: ")
 
