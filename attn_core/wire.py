@@ -100,7 +100,12 @@ class Batch:
 
 def encode_batch(*, kind: str, rows: pa.RecordBatch, source_id: bytes, seq: int, info: SourceInfo) -> list[bytes]:
     """The four frames of a batch. `rows` has the schema `SCHEMAS[kind]`."""
-    return [MAGIC, source_id, _SEQ.pack(seq), encode_rows(kind=kind, rows=rows, info=info)]
+    return batch_frames(source_id=source_id, seq=seq, payload=encode_rows(kind=kind, rows=rows, info=info))
+
+
+def batch_frames(*, source_id: bytes, seq: int, payload: bytes) -> list[bytes]:
+    """The four frames of a batch whose rows `encode_rows` has written already."""
+    return [MAGIC, source_id, _SEQ.pack(seq), payload]
 
 
 def encode_rows(*, kind: str, rows: pa.RecordBatch, info: SourceInfo) -> bytes:

@@ -3,47 +3,71 @@
 The scheduler only puts objects on a bounded queue and never waits. The thread makes batches of what came within
 100 ms, sends them, and keeps each until the sidecar has acknowledged it (that is: committed it). When the connection
 comes back, or acknowledgements stay away, everything unacknowledged is sent again in order; the sidecar drops what it
-holds already. Memory is bounded: beyond the bound the oldest batch is dropped, counted, logged and reported.
+holds already. What waits long waits in a spool on disk. Memory and disk are bounded: beyond the bounds the oldest
+batches are dropped, counted, logged and reported.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import os
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
-from attn_core.errors import WireError
-from attn_core.wire import SOURCE_ID_BYTES, SourceInfo, decode_answer, encode_batch
+from attn_core.wire import SourceInfo
+from attn_kernels.link import CurveKeys, Link
+from attn_kernels.outbox import Limits, Outbox
 from attn_kernels.rows import RequestEvent, StepRows, fingerprint_batch, request_batch
+from attn_kernels.spool import Spool
 
 logger = logging.getLogger(__name__)
 
+_REPORT_INTERVAL_S = 1.0
+_ABSENT_S = 1.0
+"""A sidecar that has been away this long is not waited for when the server stops and there is a spool."""
+_CLOSING_RESERVE_S = 0.5
+"""Of the time that stopping may take, what is kept for writing the rest to the spool."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How long and how much the publisher collects, keeps and waits."""
+class SpoolSettings:
+    """Where batches wait on disk, and how much of it."""
 
-    batch_interval_s: float = 0.1
-    batch_rows: int = 512
-    queue_items: int = 65_536
-    unacknowledged_bytes: int = 256 << 20
-    ack_timeout_s: float = 5.0
-    reconnect_interval_ms: int = 100
-    reconnect_interval_max_ms: int = 2_000
+    root: Path
+    byte_limit: int = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """How the publisher does, counted since its start."""
+
+    rows: int
+    """Tokens and request events made into batches."""
+    batches_sent: int
+    """Repeats included."""
+    batches_acknowledged: int
+    batches_dropped: int
+    queue_items: int
+    memory_batches: int
+    memory_bytes: int
+    spool_batches: int
+    spool_bytes: int
+    last_acknowledgement_s: float
+    """Seconds since the sidecar last acknowledged something, or since the start."""
+    connected: bool
 
 
 class Publisher:
-    """Sends to one sidecar. `put` from any thread; `close` drains for a bounded time."""
+    """Sends to one sidecar. `put` from any thread; `close` drains for a bounded time.
+
+    `report`, where given, is called with the figures once a second, on the publisher's thread.
+    """
 
     def __init__(
         self,
@@ -53,13 +77,23 @@ class Publisher:
         text_of: Callable[[int], str],
         privacy: bool = False,
         limits: Limits | None = None,
+        spool: SpoolSettings | None = None,
+        curve: CurveKeys | None = None,
+        report: Callable[[Figures], None] | None = None,
     ) -> None:
         self._limits = limits or Limits()
-        self._queue: queue.Queue[StepRows | RequestEvent] = queue.Queue(self._limits.queue_items)
-        self._outbox = _Outbox(info=info, byte_limit=self._limits.unacknowledged_bytes)
+        # Its put takes no lock that the publisher's thread could hold: the scheduler cannot be made to wait.
+        self._queue: queue.SimpleQueue[StepRows | RequestEvent] = queue.SimpleQueue()
+        self._outbox = Outbox(info=info, limits=self._limits)
+        self._link: Link | None = None
         self._address = address
         self._text_of = text_of
         self._privacy = privacy
+        self._spool_settings = spool
+        self._curve = curve
+        self._report = report
+        self._report_at = 0.0
+        self._num_rows = 0
         self._stop_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="attention-publisher", daemon=True)
         self._thread.start()
@@ -69,28 +103,52 @@ class Publisher:
         """Batches that had to be dropped so far."""
         return self._outbox.dropped
 
+    def figures(self) -> Figures:
+        """How it does now; from any thread."""
+        outbox, link = self._outbox, self._link
+        return Figures(
+            rows=self._num_rows,
+            batches_sent=outbox.num_sent,
+            batches_acknowledged=outbox.num_acknowledged,
+            batches_dropped=outbox.dropped,
+            queue_items=self._queue.qsize(),
+            memory_batches=outbox.num_in_memory,
+            memory_bytes=outbox.memory_bytes,
+            spool_batches=outbox.num_spooled,
+            spool_bytes=outbox.spool_bytes,
+            last_acknowledgement_s=link.silent_s if link is not None else 0.0,
+            connected=link is not None and link.connected,
+        )
+
     def put(self, item: StepRows | RequestEvent) -> None:
         """Hand over what a step or a request gave; never waits. Drops and counts it where the thread is far behind."""
-        try:
-            self._queue.put_nowait(item)
-        except queue.Full:
+        if self._queue.qsize() < self._limits.queue_items:
+            self._queue.put(item)
+        else:
             self._outbox.count_drop("its queue is full: the publisher thread does not keep up")
 
     def close(self, timeout_s: float = 2.0) -> bool:
-        """Send what is left and wait for its acknowledgement at most `timeout_s`; whether all was acknowledged."""
+        """Send what is left and wait for its acknowledgement at most `timeout_s`; whether all was acknowledged.
+
+        What is not acknowledged by then stays in the spool, for the next server.
+        """
         self._stop_at = time.monotonic() + timeout_s
         self._thread.join(timeout_s + 1.0)
-        if left := len(self._outbox.unacknowledged):
+        outbox = self._outbox
+        if left := outbox.num_in_memory + self._queue.qsize():
             logger.error("Attention publisher: stopped with %d batches that %s never took.", left, self._address)
-        return not left
+        if spooled := outbox.num_spooled:
+            logger.warning("Attention publisher: %d batches stay in the spool for the next server.", spooled)
+        return not left and not spooled
 
     def _run(self) -> None:
+        self._open_spool()
         context = zmq.Context()
-        link = _Link(context, self._address, self._limits)
+        link = self._link = Link(context, address=self._address, limits=self._limits, curve=self._curve)
         pending: list[StepRows | RequestEvent] = []
         flush_at = 0.0
         try:
-            while not self._finished(pending):
+            while not self._finished(pending, link):
                 if not pending:
                     flush_at = time.monotonic() + self._limits.batch_interval_s
                 pending += self._take()
@@ -101,15 +159,54 @@ class Publisher:
                     pending = []
                 behind = not self._queue.empty() and not pending
                 link.exchange(self._outbox, wait_s=0.0 if behind else min(0.05, self._limits.batch_interval_s))
+                self._outbox.spill()
+                self._tell()
         finally:
             link.close()
             context.term()
+            self._outbox.spill(everything=True)
+            self._tell(last=True)
+            if self._outbox.spool is not None:
+                self._outbox.spool.close()
 
-    def _finished(self, pending: list[StepRows | RequestEvent]) -> bool:
+    def _open_spool(self) -> None:
+        settings = self._spool_settings
+        if settings is None:
+            return
+        try:
+            spool = Spool(
+                settings.root,
+                byte_limit=settings.byte_limit,
+                lost=lambda count, why: self._outbox.count_drop(why, count=count),
+            )
+        except OSError as error:
+            logger.error(
+                "Attention publisher: no spool in %s (%s): with the sidecar away, fingerprints beyond %d bytes of "
+                "memory are lost. --attention-tokens-spool-dir names another place.",
+                settings.root,
+                error,
+                self._limits.memory_bytes,
+            )
+            return
+        if spool.shared:
+            logger.warning(
+                "Attention publisher: another server holds the spool in %s; this one has %s.", settings.root, spool.path
+            )
+        self._outbox.spool = spool
+
+    def _tell(self, *, last: bool = False) -> None:
+        if self._report is not None and (last or time.monotonic() >= self._report_at):
+            self._report_at = time.monotonic() + _REPORT_INTERVAL_S
+            self._report(self.figures())
+
+    def _finished(self, pending: list[StepRows | RequestEvent], link: Link) -> bool:
         if self._stop_at is None:
             return False
-        done = not pending and self._queue.empty() and not self._outbox.unacknowledged
-        return done or time.monotonic() >= self._stop_at
+        sealed = not pending and self._queue.empty()
+        if self._outbox.spool is None:
+            return (sealed and self._outbox.is_empty) or time.monotonic() >= self._stop_at
+        in_vain = self._outbox.is_empty or link.absent_s > _ABSENT_S
+        return (sealed and in_vain) or time.monotonic() >= self._stop_at - _CLOSING_RESERVE_S
 
     def _take(self) -> list[StepRows | RequestEvent]:
         taken: list[StepRows | RequestEvent] = []
@@ -134,127 +231,14 @@ class Publisher:
 
     def _add(self, kind: str, make: Callable[[], pa.RecordBatch]) -> None:
         try:
-            self._outbox.add(kind, make())
+            rows = make()
+            self._outbox.add(kind, rows)
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
             # Ids of a multimodal prompt may be no token's at all; one odd request must not end the publishing.
             self._outbox.count_drop(f"a batch of {kind} cannot be written as Arrow: {error}")
+        else:
+            self._num_rows += rows.num_rows
 
 
 def _num_rows(items: list[StepRows | RequestEvent]) -> int:
     return sum(len(item.token_ids) if isinstance(item, StepRows) else 1 for item in items)
-
-
-class _Outbox:
-    """Batches by sequence number until they are acknowledged, bounded by bytes."""
-
-    def __init__(self, *, info: SourceInfo, byte_limit: int) -> None:
-        self.unacknowledged: OrderedDict[int, list[bytes]] = OrderedDict()
-        self.dropped = 0
-        self._info = info
-        self._byte_limit = byte_limit
-        self._num_bytes = 0
-        self._source_id = os.urandom(SOURCE_ID_BYTES)
-        self._next_seq = 0
-        self._lock = threading.Lock()  # drops are counted from the scheduler's thread as well
-
-    def add(self, kind: str, rows: pa.RecordBatch) -> None:
-        info = dataclasses.replace(self._info, dropped=self.dropped)
-        frames = encode_batch(kind=kind, rows=rows, source_id=self._source_id, seq=self._next_seq, info=info)
-        self.unacknowledged[self._next_seq] = frames
-        self._num_bytes += len(frames[-1])
-        self._next_seq += 1
-        while self._num_bytes > self._byte_limit and len(self.unacknowledged) > 1:
-            _, oldest = self.unacknowledged.popitem(last=False)
-            self._num_bytes -= len(oldest[-1])
-            self.count_drop(f"more than {self._byte_limit} bytes wait for the sidecar")
-
-    def count_drop(self, why: str) -> None:
-        with self._lock:
-            self.dropped += 1
-            count = self.dropped
-        if count & (count - 1) == 0:  # the first, second, fourth, eighth ...: loud, but no flood
-            logger.error("Attention publisher: %d batches of fingerprints lost so far: %s.", count, why)
-
-    def settle(self, answer: list[bytes]) -> None:
-        """Forget the batch that this acknowledgement or refusal names."""
-        try:
-            source_id, seq, refused = decode_answer(answer)
-        except WireError as error:
-            logger.error("Attention publisher: an answer that is none came back: %s", error)
-            return
-        if source_id != self._source_id:
-            return
-        if refused is not None:
-            self.count_drop(f"the sidecar refused batch {seq}: {refused}")
-        frames = self.unacknowledged.pop(seq, None)
-        if frames is not None:
-            self._num_bytes -= len(frames[-1])
-
-
-class _Link:
-    """The socket, what is known of its connection, and how far the outbox has been sent on it."""
-
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, limits: Limits) -> None:
-        self._socket = context.socket(zmq.DEALER)
-        # Messages go to a finished connection only: what a lost one held is in the outbox and is sent again.
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, limits.reconnect_interval_ms)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, limits.reconnect_interval_max_ms)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        self._socket.connect(address)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
-        self._address = address
-        self._limits = limits
-        self._next_seq = 0
-        self._connected = False
-        self._heard_at = time.monotonic()
-
-    def exchange(self, outbox: _Outbox, *, wait_s: float) -> None:
-        """Send what can be sent, then take in what arrives within `wait_s`."""
-        self._send(outbox)
-        for socket, _ in self._poller.poll(int(wait_s * 1000)):
-            if socket is self._monitor:
-                self._note_connection(outbox)
-            else:
-                self._receive(outbox)
-        overdue = time.monotonic() - self._heard_at > self._limits.ack_timeout_s
-        if self._connected and outbox.unacknowledged and overdue:
-            logger.warning("Attention publisher: no acknowledgement from %s; sending again.", self._address)
-            self._rewind(outbox)
-
-    def _send(self, outbox: _Outbox) -> None:
-        if not self._connected:
-            return
-        for seq in [s for s in outbox.unacknowledged if s >= self._next_seq]:
-            try:
-                self._socket.send_multipart(outbox.unacknowledged[seq], flags=zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._next_seq = seq + 1
-
-    def _receive(self, outbox: _Outbox) -> None:
-        while self._socket.poll(0, zmq.POLLIN):
-            outbox.settle(self._socket.recv_multipart())
-            self._heard_at = time.monotonic()
-
-    def _note_connection(self, outbox: _Outbox) -> None:
-        while self._monitor.poll(0, zmq.POLLIN):
-            event = parse_monitor_message(self._monitor.recv_multipart())["event"]
-            self._connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            if self._connected:
-                logger.info("Attention publisher: connected to %s.", self._address)
-                self._rewind(outbox)
-            else:
-                logger.warning("Attention publisher: %s is gone; fingerprints wait for it.", self._address)
-
-    def _rewind(self, outbox: _Outbox) -> None:
-        self._next_seq = next(iter(outbox.unacknowledged), self._next_seq)
-        self._heard_at = time.monotonic()
-
-    def close(self) -> None:
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
-        self._socket.close(linger=0)

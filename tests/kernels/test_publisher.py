@@ -12,7 +12,8 @@ import pytest
 from conftest import Sink, free_port
 
 from attn_core.wire import SourceInfo
-from attn_kernels.publisher import Limits, Publisher
+from attn_kernels.outbox import Limits
+from attn_kernels.publisher import Publisher
 from attn_kernels.rows import RequestEvent, StepRows
 
 INFO = SourceInfo(model_id="demo", captured_layers=(0, 1, 2, 3, 4, 5, 6, 7), num_heads=2)
@@ -154,7 +155,7 @@ def test_acknowledgements_that_stay_away_make_it_send_again(address: str, sinks:
 def test_without_a_receiver_the_oldest_are_dropped_and_counted(
     address: str, sinks: list[Sink], caplog: pytest.LogCaptureFixture
 ) -> None:
-    limits = Limits(batch_interval_s=0.01, batch_rows=2, unacknowledged_bytes=40_000, reconnect_interval_ms=10)
+    limits = Limits(batch_interval_s=0.01, batch_rows=2, memory_bytes=40_000, reconnect_interval_ms=10)
     publishing = publisher(address, limits=limits)
     numbers = itertools.count()
     slowest_s = 0.0
