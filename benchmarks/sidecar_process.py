@@ -32,10 +32,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_sidecar() -> Iterator[RunningSidecar]:
-    """Start it, wait until it answers, stop it."""
+def running_sidecar(*, zmq_port: int | None = None) -> Iterator[RunningSidecar]:
+    """Start it, wait until it answers, stop it. It listens for fingerprints on this port, else on any free one."""
     with TemporaryDirectory(prefix="attn-bench-") as folder:
-        ports = Ports(server=0, sidecar=free_port(), zmq=free_port(), dagster=0)
+        ports = Ports(server=0, sidecar=free_port(), zmq=zmq_port or free_port(), dagster=0)
         places = Places(data=Path(folder))
         stack = Stack(logs=places.logs)
         try:
