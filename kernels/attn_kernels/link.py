@@ -1,17 +1,14 @@
-"""The connection to the sidecar: one ZMQ socket, what its monitor tells of it, and CURVE where keys are given."""
+"""The connection to the sidecar: one ZMQ socket, and what its monitor tells of it."""
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import zmq
-from zmq.auth.certs import load_certificate
 from zmq.utils.monitor import parse_monitor_message
 
-from attn_core.errors import SettingsError
+from attn_kernels.curve import CurveKeys
 from attn_kernels.outbox import Limits, Outbox
 from attn_kernels.spool_segment import Parcel
 
@@ -20,42 +17,6 @@ logger = logging.getLogger(__name__)
 _HANDSHAKE_FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurveKeys:
-    """CURVE keys, Z85-encoded: whom to believe, and who this side is."""
-
-    server_public: bytes
-    public: bytes
-    secret: bytes = field(repr=False)
-
-
-def curve_keys(*, server_key: Path, client_key: Path | None = None) -> CurveKeys:
-    """Keys from files in ZMQ's certificate format; without `client_key` a pair is made for this process.
-
-    Raises `SettingsError` naming the file that holds no such key; what a file holds is never told.
-    """
-    server_public, _ = _certificate(server_key)
-    if client_key is None:
-        public, secret = zmq.curve_keypair()
-        return CurveKeys(server_public=server_public, public=public, secret=secret)
-    public, own_secret = _certificate(client_key)
-    if own_secret is None:
-        raise SettingsError(f"{client_key} holds no secret key: give the file that zmq.auth names NAME.key_secret")
-    return CurveKeys(server_public=server_public, public=public, secret=own_secret)
-
-
-def _certificate(path: Path) -> tuple[bytes, bytes | None]:
-    try:
-        public, secret = load_certificate(path)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it holds no public key"
-        raise SettingsError(f"{path} is not a ZMQ certificate ({reason}): make one with zmq.auth") from error
-    for key in (public, secret):
-        if key is not None and len(key) != 40:
-            raise SettingsError(f"{path} is not a ZMQ certificate: a key has 40 characters (Z85), not {len(key)}")
-    return public, secret
 
 
 class Link:

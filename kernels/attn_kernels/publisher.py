@@ -21,8 +21,10 @@ import pyarrow as pa
 import zmq
 
 from attn_core.wire import SourceInfo
-from attn_kernels.link import CurveKeys, Link
+from attn_kernels.curve import CurveKeys
+from attn_kernels.link import Link
 from attn_kernels.outbox import Limits, Outbox
+from attn_kernels.publisher_metrics import Figures
 from attn_kernels.rows import RequestEvent, StepRows, fingerprint_batch, request_batch
 from attn_kernels.spool import Spool
 
@@ -41,26 +43,6 @@ class SpoolSettings:
 
     root: Path
     byte_limit: int = 1 << 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """How the publisher does, counted since its start."""
-
-    rows: int
-    """Tokens and request events made into batches."""
-    batches_sent: int
-    """Repeats included."""
-    batches_acknowledged: int
-    batches_dropped: int
-    queue_items: int
-    memory_batches: int
-    memory_bytes: int
-    spool_batches: int
-    spool_bytes: int
-    last_acknowledgement_s: float
-    """Seconds since the sidecar last acknowledged something, or since the start."""
-    connected: bool
 
 
 class Publisher:
@@ -116,7 +98,7 @@ class Publisher:
             memory_bytes=outbox.memory_bytes,
             spool_batches=outbox.num_spooled,
             spool_bytes=outbox.spool_bytes,
-            last_acknowledgement_s=link.silent_s if link is not None else 0.0,
+            last_acknowledgement_seconds=link.silent_s if link is not None else 0.0,
             connected=link is not None and link.connected,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from attn_kernels.sglang_plugin import request_fields
 from attn_kernels.sglang_plugin.capture import Finished, Plan
 from attn_kernels.sglang_plugin.packed import KEY, pack
 from attn_kernels.torch_ops import Captured
+
+_STARTED, _ENDED = "_attention_started", "_attention_ended"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class OnHost:
             topk_probs=self.captured.topk_probs.numpy()[kept],
         )
         _answer(requests, rows)
-        self.journal.step(requests, rows)
+        self.journal.step(rows)
 
 
 def _answer(requests: Sequence[Any], rows: StepRows) -> None:
@@ -92,14 +94,17 @@ def _answer(requests: Sequence[Any], rows: StepRows) -> None:
 class Journal:
     """Tells the publisher what happened, where there is one."""
 
+    current: Journal | None = None
+    """Set when the scheduler is up; the hooks are functions without a place of their own."""
+
     def __init__(self, publisher: Publisher | None) -> None:
         self._publisher = publisher
 
     def started(self, req: Any) -> None:
         """The first token of this request is being computed; repeats are ignored."""
-        if self._publisher is None or getattr(req, "_attention_started", False):
+        if self._publisher is None or getattr(req, _STARTED, False):
             return
-        req._attention_started = True
+        setattr(req, _STARTED, True)
         custom = req.sampling_params.custom_params
         self._publisher.put(
             RequestEvent(
@@ -113,25 +118,36 @@ class Journal:
             )
         )
 
-    def step(self, requests: Sequence[Any], rows: StepRows) -> None:
-        """These tokens were committed; some of their requests may have ended with them."""
-        if self._publisher is None:
-            return
-        self._publisher.put(rows)
+    def step(self, rows: StepRows) -> None:
+        """These tokens were committed."""
+        if self._publisher is not None:
+            self._publisher.put(rows)
+
+    def streamed(self, requests: Iterable[Any]) -> None:
+        """SGLang has streamed what is new of these requests; some may have ended with it."""
         for req in requests:
             if req.finished():
-                self._publisher.put(_ended(req))
+                self._end(req, req.finished_reason.to_json().get("type"))
 
+    def aborted(self, req: Any) -> None:
+        """The scheduler gave this request up outside a step."""
+        self._end(req, "abort")
 
-def _ended(req: Any) -> RequestEvent:
-    return RequestEvent(
-        request_id=req.rid,
-        event="ended",
-        at_us=time.time_ns() // 1000,
-        prompt_len=len(req.origin_input_ids),
-        num_output_tokens=len(req.output_ids_through_stop),
-        finish_reason=req.finished_reason.to_json().get("type"),
-    )
+    def _end(self, req: Any, finish_reason: str | None) -> None:
+        """Once, and only what has started."""
+        if self._publisher is None or not getattr(req, _STARTED, False) or getattr(req, _ENDED, False):
+            return
+        setattr(req, _ENDED, True)
+        self._publisher.put(
+            RequestEvent(
+                request_id=req.rid,
+                event="ended",
+                at_us=time.time_ns() // 1000,
+                prompt_len=len(req.origin_input_ids),
+                num_output_tokens=len(req.output_ids_through_stop),
+                finish_reason=finish_reason,
+            )
+        )
 
 
 _REPORTED = (

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from attn_core.errors import SettingsError
 from attn_core.wire import DEFAULT_ADDRESS
 from attn_kernels.sglang_plugin.settings import PUBLISH_OFF, CaptureSettings
 
@@ -52,6 +54,33 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Publish fingerprints only: token ids, texts, prompts and positions are not sent to the sidecar.",
     )
+    group.add_argument(
+        "--attention-tokens-spool-dir",
+        metavar="DIR",
+        help="Where fingerprints wait on disk while the sidecar is away, in files that only this user can read. "
+        "Default: attention-explorer/spool/PORT under $XDG_STATE_HOME or ~/.local/state.",
+    )
+    group.add_argument(
+        "--attention-tokens-spool-bytes",
+        type=_byte_count,
+        default=CaptureSettings.spool_bytes,
+        metavar="N",
+        help="Bound of what waits on disk, beyond which the oldest is dropped and counted; 0 for no spool. Default: "
+        "%(default)s.",
+    )
+    group.add_argument(
+        "--attention-tokens-curve-server-key",
+        type=_public_key_file,
+        metavar="FILE",
+        help="Encrypt what is published with CURVE: a ZMQ certificate file with the sidecar's public key.",
+    )
+    group.add_argument(
+        "--attention-tokens-curve-client-key",
+        type=_secret_key_file,
+        metavar="FILE",
+        help="With the flag above: a ZMQ certificate file with this server's secret key, where the sidecar asks who "
+        "publishes. Without it a key pair is made at each start.",
+    )
 
 
 def _positive_int(text: str) -> int:
@@ -61,15 +90,46 @@ def _positive_int(text: str) -> int:
     return value
 
 
+def _byte_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes: give an integer, or 0 for no spool")
+    return int(text)
+
+
+def _public_key_file(text: str) -> str:
+    return _key_file(text, secret=False)
+
+
+def _secret_key_file(text: str) -> str:
+    return _key_file(text, secret=True)
+
+
+def _key_file(text: str, *, secret: bool) -> str:
+    """The file's absolute path, once it is known to hold such a key."""
+    from attn_kernels.curve import check_certificate
+
+    try:
+        check_certificate(Path(text), secret=secret)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return str(Path(text).absolute())
+
+
 def settings_from_args(args: argparse.Namespace) -> CaptureSettings | None:
     """The settings that the command line asks for, or None without ``--return-attention-tokens``."""
     if not args.return_attention_tokens:
         return None
+    if args.attention_tokens_curve_client_key and not args.attention_tokens_curve_server_key:
+        raise SystemExit("--attention-tokens-curve-client-key needs --attention-tokens-curve-server-key beside it.")
     return CaptureSettings(
         top_k=args.attention_tokens_top_k,
         publish_address=args.attention_tokens_publish,
         capture=args.attention_tokens_capture,
         privacy=args.attention_tokens_privacy,
+        spool_dir=args.attention_tokens_spool_dir and str(Path(args.attention_tokens_spool_dir).absolute()),
+        spool_bytes=args.attention_tokens_spool_bytes,
+        curve_server_key=args.attention_tokens_curve_server_key,
+        curve_client_key=args.attention_tokens_curve_client_key,
     )
 
 

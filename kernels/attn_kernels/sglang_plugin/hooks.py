@@ -159,6 +159,20 @@ def scheduler_hooks() -> list[Hook]:
             why="drains the publisher when the server stops",
         ),
         Hook(
+            target="managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",
+            kind=HookType.AFTER,
+            function=scheduler.after_stream_output,
+            why="the end of a request, be its last step captured or not",
+            relies_on=("reqs",),
+        ),
+        Hook(
+            target="managers.scheduler.Scheduler.send_abort_output",
+            kind=HookType.AFTER,
+            function=scheduler.after_send_abort_output,
+            why="the end of a request that is aborted while it waits, after it had started",
+            relies_on=("req",),
+        ),
+        Hook(
             target="model_executor.forward_batch_info.ForwardBatch.init_new",
             kind=HookType.AROUND,
             function=capture.around_init_new,

@@ -15,8 +15,8 @@ from attn_core.wire import SourceInfo
 from attn_kernels.publisher import Publisher
 from attn_kernels.sglang_plugin.capture import Capture, Observer
 from attn_kernels.sglang_plugin.committed import Journal, OnDevice
-from attn_kernels.sglang_plugin.settings import PUBLISH_OFF, from_environment
-from attn_kernels.token_text import TokenTexts
+from attn_kernels.sglang_plugin.publishing import start_publisher
+from attn_kernels.sglang_plugin.settings import from_environment
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +34,14 @@ def after_init(result: Any, self: Any, server_args: Any, *args: Any, **options: 
     _check(runner)
     config = runner.model_config
     layers = captured_layers(config.full_attention_layer_ids or list(range(config.num_hidden_layers)))
-    publisher = None
-    if settings.publish_address != PUBLISH_OFF:
-        publisher = Publisher(
-            address=settings.publish_address,
-            info=SourceInfo(
-                model_id=server_args.served_model_name or server_args.model_path,
-                captured_layers=layers,
-                num_heads=config.num_attention_heads,
-            ),
-            text_of=TokenTexts(self.tokenizer),
-            privacy=settings.privacy,
-        )
+    info = SourceInfo(
+        model_id=server_args.served_model_name or server_args.model_path,
+        captured_layers=layers,
+        num_heads=config.num_attention_heads,
+    )
+    publisher = start_publisher(settings, scheduler=self, server_args=server_args, info=info)
     self._attention_publisher = publisher
-    journal = Journal(publisher)
+    journal = Journal.current = Journal(publisher)
     Capture.current = Capture(settings=settings, layer_ids=layers, runner=runner, started=journal.started)
     runner.sampling_observer = Observer(lambda finished: OnDevice(finished, journal))
     logger.info(
@@ -70,6 +64,18 @@ def around_run_event_loop(original: Callable[..., Any], self: Any) -> None:
         publisher: Publisher | None = getattr(self, "_attention_publisher", None)
         if publisher is not None:
             publisher.close()
+
+
+def after_stream_output(result: Any, self: Any, reqs: Any, *args: Any, **options: Any) -> None:
+    """Hook: every request that ends within a step passes here, whether that step was captured or not."""
+    if Journal.current is not None:
+        Journal.current.streamed(reqs)
+
+
+def after_send_abort_output(result: Any, self: Any, abort_req: Any, req: Any) -> None:
+    """Hook: a request that had started ends outside a step: taken back and then aborted, or between prefill chunks."""
+    if Journal.current is not None:
+        Journal.current.aborted(req)
 
 
 def _check(runner: Any) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from attn_core.wire import DEFAULT_ADDRESS
@@ -23,6 +25,14 @@ class CaptureSettings:
     """ZMQ address of the sidecar, or ``off``."""
     capture: Literal["all", "requested"] = "all"
     privacy: bool = False
+    spool_dir: str | None = None
+    """Where batches wait on disk for the sidecar; None: under the user's state directory, by the server's port."""
+    spool_bytes: int = 1 << 30
+    """Bound of the spool's files; 0 for no spool."""
+    curve_server_key: str | None = None
+    """File with the sidecar's public CURVE key; None for no encryption."""
+    curve_client_key: str | None = None
+    """File with this server's secret CURVE key; None for a pair made at start."""
 
 
 def to_environment(settings: CaptureSettings | None) -> None:
@@ -36,3 +46,14 @@ def from_environment() -> CaptureSettings | None:
     """The settings of the launcher that spawned this process, or None where it captures nothing."""
     text = os.environ.get(VARIABLE)
     return None if text is None else CaptureSettings(**json.loads(text))
+
+
+def default_spool_dir(*, port: int) -> Path:
+    """Where the spool of the server on this port lies unless told otherwise: a directory of the user's own."""
+    if state := os.environ.get("XDG_STATE_HOME"):
+        root = Path(state)
+    elif home := os.environ.get("HOME"):
+        root = Path(home) / ".local" / "state"
+    else:
+        root = Path(tempfile.gettempdir()) / f"attention-explorer-{os.getuid()}"
+    return root / "attention-explorer" / "spool" / str(port)
