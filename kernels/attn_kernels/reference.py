@@ -45,13 +45,20 @@ class Fingerprint:
 
 
 def probabilities(
-    query: Float64, keys: Float64, *, scaling: float, logit_cap: float = 0.0, sliding_window: int = -1
+    query: Float64,
+    keys: Float64,
+    *,
+    scaling: float,
+    logit_cap: float = 0.0,
+    sliding_window: int = -1,
+    sinks: Float64 | None = None,
 ) -> Float64:
     """float64 [H, n]: the softmax probabilities of one query over all n positions.
 
     `query` is [H, D], `keys` [n, Hkv, D] with H a multiple of Hkv (query head h reads key head ``h // (H / Hkv)``). The
     query sits at position n - 1. A `logit_cap` c > 0 replaces a score s by ``c tanh(s / c)``. With a `sliding_window`
-    w >= 0 only distances 0..w are attended to, as SGLang counts it.
+    w >= 0 only distances 0..w are attended to, as SGLang counts it. `sinks` is [H], a learned logit a head that joins
+    the normaliser and stands for no position (gpt-oss): the row then sums to less than 1.
     """
     n, num_kv_heads, _ = keys.shape
     group = query.shape[0] // num_kv_heads
@@ -60,18 +67,23 @@ def probabilities(
         scores = logit_cap * np.tanh(scores / logit_cap)
     if sliding_window >= 0:
         scores[:, np.arange(n)[::-1] > sliding_window] = -np.inf
+    if sinks is not None:
+        scores = np.concatenate([scores, sinks[:, None]], axis=1)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     p: Float64 = weights / weights.sum(axis=1, keepdims=True)
-    return p
+    return p[:, :n]
 
 
 def fingerprint(rows: Float64, *, prompt_len: int, k: int) -> Fingerprint:
     """The fingerprint of the query whose attention is `rows`, float64 [layers, heads, n].
 
-    `prompt_len` is the length of the prompt in tokens, `k` how many of the most attended positions to keep.
+    `prompt_len` is the length of the prompt in tokens, `k` how many of the most attended positions to keep. Where sink
+    logits drew mass off the rows, P is what is left, made to sum to 1: a head that rested on its sink counts for little
+    in it. A head's entropy is that of its own distribution over the positions (docs/decisions/0008-sink-logits.md).
     """
     per_layer = rows.mean(axis=1)
     p = per_layer.mean(axis=0)
+    p = p / p.sum()
     n = len(p)
     distance = np.arange(n)[::-1]
     edges = [*HISTOGRAM_EDGES, np.inf]
@@ -82,7 +94,7 @@ def fingerprint(rows: Float64, *, prompt_len: int, k: int) -> Fingerprint:
     vector[3] = entropy(p)
     for b in range(len(HISTOGRAM_EDGES)):
         vector[4 + b] = p[(distance >= edges[b]) & (distance < edges[b + 1])].sum()
-    vector[12:] = [np.mean([entropy(head) for head in layer]) for layer in rows]
+    vector[12:] = [np.mean([entropy(head / head.sum()) for head in layer]) for layer in rows]
     top = np.argsort(-p, kind="stable")[:k]
     return Fingerprint(
         vector=vector,

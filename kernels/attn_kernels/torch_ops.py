@@ -7,8 +7,8 @@ B requests, H query heads over G = H / Hkv groups, D head dimensions, n position
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -27,6 +27,8 @@ _EDGES = tuple(sorted({*HISTOGRAM_EDGES, LOCAL_END, MID_END}))
 _AT = {edge: i for i, edge in enumerate(_EDGES)}
 _RAGGED = 2.0
 """Requests are computed together while the longest has at most this many times the positions of the shortest."""
+_PROMPT_BLOCK = 1 << 23
+"""Probabilities of a prompt that are held at once in one layer, heads * queries * positions: 32 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,18 @@ class LayerQueries:
     scaling: float
     logit_cap: float = 0.0
     sliding_window: int = -1
+    sinks: torch.Tensor | None = None  # [H], one logit a head beside the positions (gpt-oss)
+    slots: torch.Tensor | None = None  # [B, >= n], where its keys lie if not where the other layers' do
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadShards:
+    """Heads sharded over ranks (tensor parallelism): each rank has the sums of its own heads only."""
+
+    num_heads: int
+    """Query heads over all ranks."""
+    all_reduce: Callable[[torch.Tensor], object]
+    """Sums a float32 tensor over the ranks, in place; called once a step, by every rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +64,16 @@ class Captured:
     topk_probs: torch.Tensor  # float32 [B, k]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Sums:
+    """Some rows' attention, added up over layers and heads but not yet divided; absent positions are 0."""
+
+    mass: torch.Tensor  # float32 [B, n]
+    entropy: torch.Tensor  # float32 [B, L]
+    lens: torch.Tensor  # int64 [B]
+    absent: torch.Tensor | None  # bool [B, n]
+
+
 def capture(
     layers: Sequence[LayerQueries],
     *,
@@ -57,6 +81,7 @@ def capture(
     context_lens: Sequence[int],
     prompt_lens: Sequence[int],
     k: int,
+    shards: HeadShards | None = None,
 ) -> Captured:
     """The fingerprints of one step.
 
@@ -69,25 +94,80 @@ def capture(
         whole = len(rows) == len(context_lens)
         index = None if whole else torch.tensor(rows, device=slots.device)
         n = max(context_lens[r] for r in rows)
+        lens = torch.tensor([context_lens[r] for r in rows], device=slots.device)
+        ragged = any(context_lens[r] != n for r in rows)
+        absent = torch.arange(n, device=slots.device) >= lens[:, None] if ragged else None
         parts.append(
-            _capture_group(
-                layers,
-                rows=index,
+            _sums(
+                [layer if index is None else _rows(layer, index) for layer in layers],
                 slots=(slots if index is None else slots[index])[:, :n],
-                lens=torch.tensor([context_lens[r] for r in rows], device=slots.device),
-                prompt_lens=torch.tensor([prompt_lens[r] for r in rows], device=slots.device),
-                ragged=any(context_lens[r] != n for r in rows),
-                k=k,
+                lens=lens,
+                absent=absent,
             )
         )
-    if len(parts) == 1:
-        return parts[0]
+    parts = _over_ranks(parts, num_layers=len(layers), num_heads=layers[0].query.shape[1], shards=shards)
+    done = [
+        _finish(part, prompt_lens=torch.tensor([prompt_lens[r] for r in rows], device=slots.device), k=k)
+        for part, rows in zip(parts, groups, strict=True)
+    ]
+    if len(done) == 1:
+        return done[0]
     back = torch.tensor([r for rows in groups for r in rows], device=slots.device).argsort()
+    return _picked(_joined(done), back)
+
+
+def capture_prompt(
+    layers: Sequence[LayerQueries],
+    *,
+    slots: torch.Tensor,
+    first: int,
+    prompt_len: int,
+    k: int,
+    shards: HeadShards | None = None,
+) -> Captured:
+    """The fingerprints of consecutive positions of one prompt, computed in blocks so that memory stays bounded.
+
+    The layers' queries are [m, H, D]: query r sits at position ``first + r`` and attends to positions up to its own.
+    `slots` is int [1, >= first + m].
+    """
+    num, heads, _ = layers[0].query.shape
+    block = max(1, _PROMPT_BLOCK // (heads * (first + num)))
+    done = []
+    for start in range(0, num, block):
+        end = min(num, start + block)
+        lens = torch.arange(first + start + 1, first + end + 1, device=slots.device)
+        n = first + end
+        part = _sums(
+            [replace(layer, query=layer.query[start:end]) for layer in layers],
+            slots=slots[:, :n],
+            lens=lens,
+            absent=torch.arange(n, device=slots.device) >= lens[:, None],
+        )
+        [part] = _over_ranks([part], num_layers=len(layers), num_heads=heads, shards=shards)
+        done.append(_finish(part, prompt_lens=torch.full_like(lens, prompt_len), k=k))
+    return _joined(done)
+
+
+def _rows(layer: LayerQueries, index: torch.Tensor) -> LayerQueries:
+    slots = None if layer.slots is None else layer.slots[index]
+    return replace(layer, query=layer.query[index], slots=slots)
+
+
+def _joined(parts: Sequence[Captured]) -> Captured:
     return Captured(
-        vector=torch.cat([p.vector for p in parts])[back],
-        companions=torch.cat([p.companions for p in parts])[back],
-        topk_positions=torch.cat([p.topk_positions for p in parts])[back],
-        topk_probs=torch.cat([p.topk_probs for p in parts])[back],
+        vector=torch.cat([p.vector for p in parts]),
+        companions=torch.cat([p.companions for p in parts]),
+        topk_positions=torch.cat([p.topk_positions for p in parts]),
+        topk_probs=torch.cat([p.topk_probs for p in parts]),
+    )
+
+
+def _picked(captured: Captured, index: torch.Tensor) -> Captured:
+    return Captured(
+        vector=captured.vector[index],
+        companions=captured.companions[index],
+        topk_positions=captured.topk_positions[index],
+        topk_probs=captured.topk_probs[index],
     )
 
 
@@ -104,35 +184,53 @@ def _by_length(context_lens: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def _capture_group(
-    layers: Sequence[LayerQueries],
-    *,
-    rows: torch.Tensor | None,
-    slots: torch.Tensor,
-    lens: torch.Tensor,
-    prompt_lens: torch.Tensor,
-    ragged: bool,
-    k: int,
-) -> Captured:
-    batch, n = slots.shape
+def _sums(
+    layers: Sequence[LayerQueries], *, slots: torch.Tensor, lens: torch.Tensor, absent: torch.Tensor | None
+) -> _Sums:
+    """Sums over layers and heads. `slots` is [B, n], or [1, n] where all queries read the same request's keys."""
+    n = slots.shape[1]
+    batch = len(lens)
     position = torch.arange(n, device=slots.device)
-    absent = position >= lens[:, None] if ragged else None  # [B, n]
-    slots = slots if absent is None else slots.masked_fill(absent, 0)
-    total = torch.zeros(batch, n, device=slots.device)
-    layer_entropy = torch.empty(batch, len(layers), device=slots.device)
+    mass = torch.zeros(batch, n, device=slots.device)
+    entropy = torch.empty(batch, len(layers), device=slots.device)
+    unread = None if absent is None or slots.shape[0] != batch else absent
     for i, layer in enumerate(layers):
-        query = layer.query if rows is None else layer.query[rows]
-        keys = _gather(layer.keys, slots)
+        own = slots if layer.slots is None else layer.slots[:, :n]
+        keys = _gather(layer.keys, own if unread is None else own.masked_fill(unread, 0))
         hidden = absent
         if layer.sliding_window >= 0:
             beyond = (lens[:, None] - 1 - position) > layer.sliding_window
             hidden = beyond if hidden is None else hidden | beyond
-        p = _probabilities(query.float(), keys.float(), layer=layer, hidden=hidden)  # [B, H, n]
-        total += p.mean(dim=1)
-        layer_entropy[:, i] = torch.special.entr(p).sum(dim=2).mean(dim=1)
-    return _finish(
-        total.div_(len(layers)), layer_entropy=layer_entropy, lens=lens, prompt_lens=prompt_lens, absent=absent, k=k
-    )
+        p = _probabilities(layer.query.float(), keys.float(), layer=layer, hidden=hidden)  # [B, H, n]
+        mass += p.sum(dim=1)
+        if layer.sinks is not None:
+            p = p / p.sum(dim=2, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
+        entropy[:, i] = torch.special.entr(p).sum(dim=2).sum(dim=1)
+    return _Sums(mass=mass, entropy=entropy, lens=lens, absent=absent)
+
+
+def _over_ranks(parts: Sequence[_Sums], *, num_layers: int, num_heads: int, shards: HeadShards | None) -> list[_Sums]:
+    """Means over all heads of all ranks, brought together in one reduction; P made to sum to 1 over the positions.
+
+    It does so already, but for layers with sink logits: what those draw off is left out of the fingerprint.
+    """
+    if shards is not None:
+        num_heads = shards.num_heads
+        flat = torch.cat([t.reshape(-1) for part in parts for t in (part.mass, part.entropy)])
+        shards.all_reduce(flat)
+        pieces = iter(flat.split([t.numel() for part in parts for t in (part.mass, part.entropy)]))
+        parts = [
+            replace(part, mass=next(pieces).view_as(part.mass), entropy=next(pieces).view_as(part.entropy))
+            for part in parts
+        ]
+    return [
+        replace(
+            part,
+            mass=part.mass / part.mass.sum(dim=1, keepdim=True),
+            entropy=part.entropy / num_heads,
+        )
+        for part in parts
+    ]
 
 
 def _gather(cache: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
@@ -143,36 +241,41 @@ def _gather(cache: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
     num_slots, num_kv_heads, dim = cache.shape
     head = torch.arange(num_kv_heads, device=slots.device)[:, None]
     index = (slots[:, None, :].long() * num_kv_heads + head).view(-1)  # [B * Hkv * n]
-    rows = cache.view(num_slots * num_kv_heads, dim).index_select(0, index)
+    flat = cache.reshape(num_slots * num_kv_heads, dim)
+    if cache.element_size() == 1:  # torch selects no rows of 8-bit floats on a CPU; of bytes it does
+        rows = flat.view(torch.uint8).index_select(0, index).view(cache.dtype)
+    else:
+        rows = flat.index_select(0, index)
     return rows.view(slots.shape[0], num_kv_heads, slots.shape[1], dim)
 
 
 def _probabilities(
     query: torch.Tensor, keys: torch.Tensor, *, layer: LayerQueries, hidden: torch.Tensor | None
 ) -> torch.Tensor:
-    """float32 [B, H, n] from query [B, H, D] and keys [B, Hkv, n, D]."""
+    """float32 [B, H, n] from query [B, H, D] and keys [B or 1, Hkv, n, D]."""
     batch, heads, dim = query.shape
-    num_kv_heads = keys.shape[1]
-    grouped = query.view(batch, num_kv_heads, heads // num_kv_heads, dim)
-    scores = torch.matmul(grouped, keys.transpose(2, 3)).view(batch, heads, -1)
+    num_kv_heads, n = keys.shape[1:3]
+    if keys.shape[0] == batch:
+        grouped = query.view(batch, num_kv_heads, heads // num_kv_heads, dim)
+        scores = torch.matmul(grouped, keys.transpose(2, 3)).view(batch, heads, n)
+    else:  # the queries of one prompt: all of a key head's in one product
+        grouped = query.view(batch, num_kv_heads, -1, dim).transpose(0, 1).reshape(num_kv_heads, -1, dim)
+        scores = torch.matmul(grouped, keys[0].transpose(1, 2)).view(num_kv_heads, batch, -1, n)
+        scores = scores.transpose(0, 1).reshape(batch, heads, n)
     scores *= layer.scaling
     if layer.logit_cap > 0:
         scores = layer.logit_cap * torch.tanh(scores / layer.logit_cap)
     if hidden is not None:
         scores.masked_fill_(hidden[:, None], float("-inf"))
-    return torch.softmax(scores, dim=2)
+    if layer.sinks is None:
+        return torch.softmax(scores, dim=2)
+    sink = layer.sinks.float().view(1, heads, 1).expand(batch, heads, 1)
+    return torch.softmax(torch.cat([scores, sink], dim=2), dim=2)[:, :, :-1]
 
 
-def _finish(
-    p: torch.Tensor,
-    *,
-    layer_entropy: torch.Tensor,
-    lens: torch.Tensor,
-    prompt_lens: torch.Tensor,
-    absent: torch.Tensor | None,
-    k: int,
-) -> Captured:
+def _finish(part: _Sums, *, prompt_lens: torch.Tensor, k: int) -> Captured:
     """Masses, entropy, period and top-k of P, float32 [B, n], 0 past each request's end."""
+    p, lens = part.mass, part.lens
     # below[b, e] is the mass at distances under edge e: the cumulative sum from the far end, in float64.
     cumulative = torch.nn.functional.pad(p.double().cumsum(dim=1), (1, 0))  # [B, n + 1]
     all_mass = cumulative[:, -1:]
@@ -186,10 +289,10 @@ def _finish(
     ranges += list(zip(HISTOGRAM_EDGES, [*HISTOGRAM_EDGES[1:], None], strict=True))
     masses = torch.stack([mass(start, end) for start, end in ranges], dim=1).clamp_(0, 1)  # [B, 11]
     entropy = torch.special.entr(p).sum(dim=1, keepdim=True)
-    vector = torch.cat([masses[:, :3].float(), entropy, masses[:, 3:].float(), layer_entropy], dim=1)
+    vector = torch.cat([masses[:, :3].float(), entropy, masses[:, 3:].float(), part.entropy], dim=1)
     sink = cumulative.gather(1, lens.clamp(max=SINK_POSITIONS)[:, None])[:, 0]
     prompt = (cumulative.gather(1, torch.minimum(prompt_lens, lens)[:, None])[:, 0] - sink).clamp_(min=0)
-    positions, probs = _top_k(p, absent=absent, k=k)
+    positions, probs = _top_k(p, absent=part.absent, k=k)
     residual = (1 - probs.double().sum(dim=1)).clamp_(min=0)
     companions = torch.stack([sink, prompt, _periodicity(p, lens), residual], dim=1).float()
     return Captured(vector=vector, companions=companions, topk_positions=positions, topk_probs=probs)

@@ -17,9 +17,13 @@ from fastapi.responses import ORJSONResponse
 from sglang.srt.managers.tokenizer_manager import ServerStatus
 
 from attn_kernels.sglang_plugin import request_fields
-from attn_kernels.sglang_plugin.packed import KEY, unpack
+from attn_kernels.sglang_plugin.packed import KEY, PROMPT_KEY, PROMPT_MISSING_KEY, unpack, unpack_prompt
 from attn_kernels.sglang_plugin.prompt_spans import prompt_spans
 
+Held = dict[str, list[Any]]
+"""What an answer carries under each name, or waits to."""
+_NAMES = (KEY, PROMPT_KEY, PROMPT_MISSING_KEY)
+_HELD = "attention_held"
 _rendering = threading.local()
 """SGLang converts a request on one thread from start to end: the spans of the prompt rendered on it, if any."""
 
@@ -49,8 +53,7 @@ def around_convert_chat_request(
     adapted, processed = original(self, request, raw_request)
     if _rendering.spans is not None:
         request_fields.mark(adapted, request_fields.SPANS, orjson.dumps(_rendering.spans).decode())
-    if request.return_attention_tokens:
-        request_fields.mark(adapted, request_fields.ASKED, True)
+    request_fields.wish(request, adapted)
     return adapted, processed
 
 
@@ -59,8 +62,7 @@ def around_convert_completion_request(
 ) -> tuple[Any, Any]:
     """Hook: give the scheduler the field."""
     adapted, processed = original(self, request, raw_request)
-    if request.return_attention_tokens:
-        request_fields.mark(adapted, request_fields.ASKED, True)
+    request_fields.wish(request, adapted)
     return adapted, processed
 
 
@@ -84,11 +86,15 @@ def around_update_request_meta_info(
     finish_reason: Any,
 ) -> None:
     """Hook: keep this request's new attention with its state; the rest is SGLang's."""
-    others = {key: values for key, values in customized_info.items() if key != KEY}
+    others = {key: values for key, values in customized_info.items() if key not in (KEY, PROMPT_KEY)}
     original(self, meta_info, state, others, index, finish_reason)
-    if KEY in customized_info:
-        arrived = [unpack(entry) for entry in customized_info[KEY][index] if entry is not None]
-        state.__dict__.setdefault(KEY, []).extend(arrived)
+    held: Held = state.__dict__.setdefault(_HELD, {})
+    for entry in customized_info.get(KEY, {index: ()})[index]:
+        if entry is not None:
+            held.setdefault(KEY, []).append(unpack(entry[0], sampled=entry[1]))
+    for packed in customized_info.get(PROMPT_KEY, {index: ()})[index]:
+        if packed is not None:
+            held[PROMPT_KEY], held[PROMPT_MISSING_KEY] = unpack_prompt(packed)
 
 
 async def around_stream_one_response(
@@ -102,7 +108,7 @@ async def around_stream_one_response(
     asked = request_fields.asks((obj.sampling_params or {}).get("custom_params"))
     async for out in original(self, obj=obj, state=state, request=request):
         if asked:
-            out["meta_info"][KEY] = state.__dict__.pop(KEY, [])
+            out["meta_info"].update({KEY: [], **state.__dict__.pop(_HELD, {})})
         yield out
 
 
@@ -111,13 +117,13 @@ async def around_generate_stream_content(
 ) -> AsyncIterator[str]:
     """Hook: put the new tokens' attention into the first delta of this step, or hold it until there is one."""
     content, index, held_by = arguments["content"], arguments["index"], arguments["stream_offsets"]
-    held = held_by.pop((KEY, index), []) + content["meta_info"].pop(KEY, [])
+    held = _joined(held_by.pop((KEY, index), {}), _taken(content["meta_info"]))
     async for chunk in original(self, **arguments):
         if held and (carrier := _with_attention(chunk, held, place="delta")) is not None:
-            chunk, held = carrier, []
+            chunk, held = carrier, {}
         yield chunk
     if held and arguments["finish_reason_type"] is not None:
-        delta = {"role": None, "content": None, KEY: held}
+        delta = {"role": None, "content": None, **held}
         yield _sse(
             {
                 "id": content["meta_info"]["id"],
@@ -143,7 +149,7 @@ async def around_generate_completion_stream(
     listening.tokenizer_manager = listener = _Listener(self.tokenizer_manager)
     async for chunk in original(listening, adapted_request, request, raw_request):
         if listener.heard and (carrier := _with_attention(chunk, listener.heard, place=None)) is not None:
-            chunk, listener.heard = carrier, []
+            chunk, listener.heard = carrier, {}
         yield chunk
 
 
@@ -152,20 +158,20 @@ class _Listener:
 
     def __init__(self, manager: Any) -> None:
         self._manager = manager
-        self.heard: list[dict[str, Any]] = []
+        self.heard: Held = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._manager, name)
 
     async def generate_request(self, *arguments: Any) -> AsyncIterator[Any]:
         async for content in self._manager.generate_request(*arguments):
-            self.heard += content["meta_info"].pop(KEY, [])
+            self.heard = _joined(self.heard, _taken(content["meta_info"]))
             yield content
 
 
 def around_build_chat_response(original: Callable[..., Any], self: Any, request: Any, ret: Any, created: int) -> Any:
     """Hook: ``choices[i].message.attention_tokens``."""
-    attention = [item["meta_info"].pop(KEY, None) for item in ret]
+    attention = [_taken(item["meta_info"], empty=True) for item in ret]
     return _with_choices(original(self, request, ret, created), attention, place="message")
 
 
@@ -173,28 +179,38 @@ def around_build_completion_response(
     original: Callable[..., Any], self: Any, request: Any, ret: Any, created: int
 ) -> Any:
     """Hook: ``choices[i].attention_tokens``."""
-    attention = [item["meta_info"].pop(KEY, None) for item in ret]
+    attention = [_taken(item["meta_info"], empty=True) for item in ret]
     return _with_choices(original(self, request, ret, created), attention, place=None)
 
 
-def _with_choices(response: Any, attention: list[Any], *, place: str | None) -> Any:
-    if all(tokens is None for tokens in attention) or not hasattr(response, "choices"):
+def _taken(meta_info: dict[str, Any], *, empty: bool = False) -> Held:
+    """Take what is ours out of an output's meta_info; names that hold nothing only where `empty`."""
+    found = {name: meta_info.pop(name) for name in _NAMES if name in meta_info}
+    return {name: values for name, values in found.items() if values or empty or name == PROMPT_MISSING_KEY}
+
+
+def _joined(first: Held, second: Held) -> Held:
+    return {name: first.get(name, []) + second.get(name, []) for name in _NAMES if name in first or name in second}
+
+
+def _with_choices(response: Any, attention: list[Held], *, place: str | None) -> Any:
+    if not any(attention) or not hasattr(response, "choices"):
         return response
     body = response.model_dump(by_alias=True)
-    for choice, tokens in zip(body["choices"], attention, strict=True):
-        (choice if place is None else choice[place])[KEY] = tokens
+    for choice, held in zip(body["choices"], attention, strict=True):
+        (choice if place is None else choice[place]).update(held)
     return ORJSONResponse(content=body)
 
 
-def _with_attention(chunk: str, tokens: list[dict[str, Any]], *, place: str | None) -> str | None:
-    """The server-sent event with `tokens` in its first choice, or None where it has no choice to carry them."""
+def _with_attention(chunk: str, held: Held, *, place: str | None) -> str | None:
+    """The server-sent event with `held` in its first choice, or None where it has no choice to carry them."""
     if not chunk.startswith("data: {"):
         return None
     body = orjson.loads(chunk[len("data: ") :])
     if not body.get("choices"):
         return None
     choice = body["choices"][0]
-    (choice if place is None else choice[place])[KEY] = tokens
+    (choice if place is None else choice[place]).update(held)
     return _sse(body)
 
 

@@ -1,23 +1,22 @@
-"""In the scheduler process, inside a forward pass: which rows to capture, their queries, and the finished step.
+"""In the scheduler process, inside a forward pass: the step that is running, its reader, and the finished step.
 
 A step's way: `around_init_new` writes the plan onto the batch, `around_forward` makes it the current step, the
-attention hooks leave each captured layer's last queries there, `around_forward` finishes the step and leaves the result
-on the batch's sampling info, where `Observer` picks it up and SGLang carries it to the host with the sampled tokens.
+attention hooks hand each captured layer to the reader, `around_forward` finishes the step and leaves the result on the
+batch's sampling info, where `Observer` picks it up and SGLang carries it to the host with the sampled tokens.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sglang.srt.constants import HEALTH_CHECK_RID_PREFIX
 
-from attn_kernels.sglang_plugin import request_fields
+from attn_kernels.sglang_plugin.plan import Plan, plan_of
+from attn_kernels.sglang_plugin.readers import LayerCall, Reader, StepCapture
 from attn_kernels.sglang_plugin.settings import CaptureSettings
-from attn_kernels.torch_ops import Captured, LayerQueries, capture
 
 logger = logging.getLogger(__name__)
 
@@ -26,32 +25,11 @@ _RESULT = "_attention_result"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to capture of one batch."""
-
-    rows: tuple[int, ...]
-    """Indices of the captured requests in the batch."""
-    context_lens: tuple[int, ...]
-    prompt_lens: tuple[int, ...]
-    asked: tuple[bool, ...]
-    last_query: tuple[int, ...] | None
-    """Of an extend pass, where each captured request's last query lies; None in decode, where it is the row itself."""
-
-
-@dataclass(kw_only=True)
-class Step:
-    """The forward pass that is running."""
-
-    plan: Plan
-    layers: dict[int, LayerQueries] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Finished:
     """A step's capture on the device, and whose it is."""
 
     plan: Plan
-    captured: Captured
+    captured: StepCapture
 
 
 class Capture:
@@ -66,92 +44,47 @@ class Capture:
         settings: CaptureSettings,
         layer_ids: tuple[int, ...],
         runner: Any,
+        reader: Reader,
         started: Callable[[Any], None],
     ) -> None:
         self.settings = settings
-        self.layer_ids = layer_ids
         self.runner = runner
-        self.step: Step | None = None
+        self.reading = False
+        self._reader = reader
         self._wanted = frozenset(layer_ids)
         self._started = started
         self._told = False
 
     def plan(self, batch: Any, forward_batch: Any) -> Plan | None:
         """What to capture of this batch, or None for nothing."""
-        mode = batch.forward_mode
-        if not (mode.is_decode() or mode.is_extend()) or forward_batch.seq_lens_cpu is None:
-            return None
-        rows, asked = [], []
-        decoding = {id(req) for req in (batch.decoding_reqs or ())}
-        for i, req in enumerate(batch.reqs):
-            # A middle chunk of a chunked prefill yields no token: only its last chunk is step 0.
-            partial = (
-                mode.is_extend() and id(req) not in decoding and req.extend_end < len(req.full_untruncated_fill_ids)
-            )
-            if partial or not self._is_seen(req):
-                continue
-            rows.append(i)
-            asked.append(request_fields.asks(req.sampling_params.custom_params))
-            self._started(req)
-        if not rows:
-            return None
-        lens = forward_batch.seq_lens_cpu.tolist()
-        last_query = None
-        if mode.is_extend():
-            ends = torch.tensor(batch.extend_lens).cumsum(0).tolist()
-            last_query = tuple(ends[i] - 1 for i in rows)
-        return Plan(
-            rows=tuple(rows),
-            context_lens=tuple(lens[i] for i in rows),
-            prompt_lens=tuple(len(batch.reqs[i].origin_input_ids) for i in rows),
-            asked=tuple(asked),
-            last_query=last_query,
-        )
+        return plan_of(batch, forward_batch, which=self.settings.capture, started=self._started)
 
-    def _is_seen(self, req: Any) -> bool:
-        custom = req.sampling_params.custom_params
-        if isinstance(req.rid, str) and req.rid.startswith(HEALTH_CHECK_RID_PREFIX):
-            return False
-        if isinstance(custom, dict) and custom.get(request_fields.UNSEEN) is True:
-            return False
-        return self.settings.capture == "all" or request_fields.asks(custom)
-
-    def add_layer(self, q: torch.Tensor, layer: Any, pool: Any, *, logit_cap: float) -> None:
-        """Keep the last queries of this layer, where the current step wants them."""
-        step = self.step
-        if step is None or layer.layer_id not in self._wanted:
-            return
-        at = step.plan.rows if step.plan.last_query is None else step.plan.last_query
-        query = q.reshape(-1, layer.tp_q_head_num, layer.qk_head_dim)
-        window = layer.sliding_window_size
-        step.layers[layer.layer_id] = LayerQueries(
-            query=query.clone() if at == tuple(range(len(query))) else query[list(at)],
-            keys=pool.get_key_buffer(layer.layer_id),
-            scaling=layer.scaling,
-            logit_cap=logit_cap,
-            sliding_window=-1 if window is None else window,
-        )
-
-    def finish(self, step: Step, forward_batch: Any) -> Finished | None:
-        """The step's fingerprints, or None where a captured layer did not pass by a hook."""
-        if missing := self._wanted - step.layers.keys():
+    def run(self, forward: Callable[[], Any], *, plan: Plan, forward_batch: Any) -> tuple[Any, Finished]:
+        """Run the forward pass as the current step; its output and its capture."""
+        if not plan.rows and not plan.prompts:
+            return forward(), Finished(plan=plan, captured=StepCapture(rows=None, prompts=()))
+        self._reader.begin(plan)
+        self.reading = True
+        try:
+            output = forward()
+        finally:
+            self.reading = False
+        captured = self._reader.finish(forward_batch)
+        if captured is None:
             if not self._told:
                 logger.error(
-                    "Attention capture: layers %s passed no hook; such steps are not captured.", sorted(missing)
+                    "Attention capture: a captured layer could not be read; such steps are left out, and said."
                 )
                 self._told = True
-            return None
-        plan = step.plan
-        table = self.runner.req_to_token_pool.req_to_token
-        pool_index = forward_batch.req_pool_indices[list(plan.rows)]
-        captured = capture(
-            [step.layers[layer_id] for layer_id in self.layer_ids],
-            slots=table[pool_index, : max(plan.context_lens)],
-            context_lens=plan.context_lens,
-            prompt_lens=plan.prompt_lens,
-            k=self.settings.top_k,
-        )
-        return Finished(plan=plan, captured=captured)
+            plan = plan.without(lambda row: True, thinned=plan.thinned)
+            captured = StepCapture(rows=None, prompts=())
+        return output, Finished(plan=plan, captured=captured)
+
+    def attend(self, call: LayerCall) -> Any:
+        """Run one layer's attention, read where the current step wants it."""
+        if self.reading and call.layer.layer_id in self._wanted:
+            return self._reader.attend(call)
+        return call.run()
 
 
 def around_init_new(original: Callable[..., Any], cls: type, batch: Any, model_runner: Any, **options: Any) -> Any:
@@ -169,33 +102,21 @@ def around_forward(original: Callable[..., Any], self: Any, forward_batch: Any, 
     plan = getattr(forward_batch, _PLAN, None)
     if capture_here is None or plan is None or self is not capture_here.runner:
         return original(self, forward_batch, *args, **options)
-    step = capture_here.step = Step(plan=plan)
-    try:
-        output = original(self, forward_batch, *args, **options)
-    finally:
-        capture_here.step = None
-    setattr(forward_batch.sampling_info, _RESULT, capture_here.finish(step, forward_batch))
+    output, finished = capture_here.run(
+        lambda: original(self, forward_batch, *args, **options), plan=plan, forward_batch=forward_batch
+    )
+    setattr(forward_batch.sampling_info, _RESULT, finished)
     return output
 
 
-def from_torch_native(
-    original: Callable[..., Any], self: Any, q: Any, k: Any, v: Any, layer: Any, *args: Any, **kw: Any
+def around_attention(
+    original: Callable[..., Any], self: Any, q: Any, k: Any, v: Any, layer: Any, *args: Any, **options: Any
 ) -> Any:
-    """Hook: after torch's attention, which knows no logit cap: what the model used is what is captured."""
-    output = original(self, q, k, v, layer, *args, **kw)
-    if Capture.current is not None:
-        Capture.current.add_layer(q, layer, self.token_to_kv_pool, logit_cap=0.0)
-    return output
-
-
-def from_triton(
-    original: Callable[..., Any], self: Any, q: Any, k: Any, v: Any, layer: Any, *args: Any, **kw: Any
-) -> Any:
-    """Hook: after Triton's attention."""
-    output = original(self, q, k, v, layer, *args, **kw)
-    if Capture.current is not None and kw.get("sinks") is None:
-        Capture.current.add_layer(q, layer, Capture.current.runner.token_to_kv_pool, logit_cap=layer.logit_cap)
-    return output
+    """Hook: a backend's attention of one layer."""
+    if Capture.current is None:
+        return original(self, q, k, v, layer, *args, **options)
+    call = LayerCall(original=original, backend=self, query=q, key=k, value=v, layer=layer, args=args, options=options)
+    return Capture.current.attend(call)
 
 
 class Observer:

@@ -11,9 +11,11 @@ import torch
 
 from attn_kernels.publisher import Publisher
 from attn_kernels.rows import RequestEvent, StepRows
-from attn_kernels.sglang_plugin import request_fields
-from attn_kernels.sglang_plugin.capture import Finished, Plan
-from attn_kernels.sglang_plugin.packed import KEY, pack
+from attn_kernels.sglang_plugin import prompt_tokens, request_fields
+from attn_kernels.sglang_plugin.capture import Finished
+from attn_kernels.sglang_plugin.packed import KEY, NotCaptured, Packed, pack
+from attn_kernels.sglang_plugin.plan import Plan
+from attn_kernels.sglang_plugin.readers import StepCapture
 from attn_kernels.torch_ops import Captured
 
 _STARTED, _ENDED = "_attention_started", "_attention_ended"
@@ -28,12 +30,18 @@ class OnDevice:
 
     def copy_to_host(self, copy_tensor: Callable[[torch.Tensor], torch.Tensor]) -> OnHost:
         """Start the copies; none of the tensors is a buffer that a later step overwrites."""
-        captured = self.finished.captured
-        host = Captured(
-            vector=copy_tensor(captured.vector),
-            companions=copy_tensor(captured.companions),
-            topk_positions=copy_tensor(captured.topk_positions),
-            topk_probs=copy_tensor(captured.topk_probs),
+
+        def copied(captured: Captured) -> Captured:
+            return Captured(
+                vector=copy_tensor(captured.vector),
+                companions=copy_tensor(captured.companions),
+                topk_positions=copy_tensor(captured.topk_positions),
+                topk_probs=copy_tensor(captured.topk_probs),
+            )
+
+        rows, prompts = self.finished.captured.rows, self.finished.captured.prompts
+        host = StepCapture(
+            rows=None if rows is None else copied(rows), prompts=tuple(copied(prompt) for prompt in prompts)
         )
         return OnHost(host, self.finished.plan, self.journal)
 
@@ -42,53 +50,67 @@ class OnDevice:
 class OnHost:
     """SGLang's `HostAuxiliaryOutput`."""
 
-    captured: Captured
+    captured: StepCapture
     plan: Plan
     journal: Journal
 
     def consume(self, batch: Any, commits: Sequence[Any]) -> None:
-        """Called once the step's tokens are committed: a row whose token was not committed is dropped."""
-        kept = [k for k, row in enumerate(self.plan.rows) if commits[row] is not None]
-        if not kept:
-            return
-        requests = [batch.reqs[self.plan.rows[k]] for k in kept]
-        tokens = [commits[self.plan.rows[k]] for k in kept]
+        """Called once the step's tokens are committed: a row whose token was not committed is dropped.
+
+        The prompt's rows need no token: a middle chunk yields none.
+        """
+        plan = self.plan
+        for part, captured in zip(plan.prompts, self.captured.prompts, strict=False):
+            prompt_tokens.collect(batch.reqs[part.row], captured, first=part.first)
+        for row, asked in zip(plan.skipped, plan.skipped_asked, strict=True):
+            if commits[row] is not None and asked:
+                _answer(batch.reqs[row], commits[row], (commits[row].output_index, commits[row].token_ids[0]), plan)
+        kept = [i for i, row in enumerate(plan.rows) if commits[row] is not None]
+        if self.captured.rows is not None and kept:
+            self._give(batch, commits, kept, self.captured.rows)
+
+    def _give(self, batch: Any, commits: Sequence[Any], kept: list[int], captured: Captured) -> None:
+        plan = self.plan
+        requests = [batch.reqs[plan.rows[i]] for i in kept]
+        tokens = [commits[plan.rows[i]] for i in kept]
         rows = StepRows(
             request_ids=[req.rid for req in requests],
             steps=[token.output_index for token in tokens],
             token_ids=[token.token_ids[0] for token in tokens],
-            asked=[self.plan.asked[k] for k in kept],
+            asked=[plan.asked[i] for i in kept],
             captured_at_us=time.time_ns() // 1000,
-            context_lens=[self.plan.context_lens[k] for k in kept],
-            vectors=self.captured.vector.numpy()[kept],
-            companions=self.captured.companions.numpy()[kept],
-            topk_positions=self.captured.topk_positions.numpy()[kept],
-            topk_probs=self.captured.topk_probs.numpy()[kept],
+            context_lens=[plan.context_lens[i] for i in kept],
+            vectors=captured.vector.numpy()[kept],
+            companions=captured.companions.numpy()[kept],
+            topk_positions=captured.topk_positions.numpy()[kept],
+            topk_probs=captured.topk_probs.numpy()[kept],
         )
-        _answer(requests, rows)
+        for i, (req, token) in enumerate(zip(requests, tokens, strict=True)):
+            if rows.asked[i]:
+                _answer(req, token, _packed(rows, i), plan)
         self.journal.step(rows)
 
 
-def _answer(requests: Sequence[Any], rows: StepRows) -> None:
-    """Give each asking request its packed row; SGLang streams `customized_info`, one entry an output token."""
-    for i, req in enumerate(requests):
-        if not rows.asked[i]:
-            continue
-        if req.customized_info is None:
-            req.customized_info = {}
-        entries = req.customized_info.setdefault(KEY, [])
-        entries += [None] * (rows.steps[i] - len(entries))
-        entries.append(
-            pack(
-                step=rows.steps[i],
-                token_id=rows.token_ids[i],
-                vector=rows.vectors[i],
-                context_len=rows.context_lens[i],
-                companions=rows.companions[i],
-                topk_positions=rows.topk_positions[i],
-                topk_probs=rows.topk_probs[i],
-            )
-        )
+def _packed(rows: StepRows, i: int) -> Packed:
+    return pack(
+        step=rows.steps[i],
+        token_id=rows.token_ids[i],
+        vector=rows.vectors[i],
+        context_len=rows.context_lens[i],
+        companions=rows.companions[i],
+        topk_positions=rows.topk_positions[i],
+        topk_probs=rows.topk_probs[i],
+    )
+
+
+def _answer(req: Any, token: Any, entry: Packed | NotCaptured, plan: Plan) -> None:
+    """Give an asking request its row; SGLang streams `customized_info`, one entry an output token."""
+    if req.customized_info is None:
+        req.customized_info = {}
+    entries = req.customized_info.setdefault(KEY, [])
+    entries += [None] * (token.output_index - len(entries))
+    entries.append((entry, plan.thinned))
+    prompt_tokens.hand_over(req)
 
 
 class Journal:

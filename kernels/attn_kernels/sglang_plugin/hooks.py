@@ -59,7 +59,7 @@ def server_hooks() -> list[Hook]:
                 target=target,
                 kind=HookType.REPLACE,
                 function=subclass,
-                why="the field return_attention_tokens, which would be dropped",
+                why="the fields of the capture, which would be dropped",
             )
             for target, subclass in request_fields.replacements().items()
         ),
@@ -68,7 +68,7 @@ def server_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=answers.around_render_chat_template,
             why="where each message lies in the prompt",
-            relies_on=("messages", "tools", "template_kwargs", "add_generation_prompt"),
+            relies_on=("messages", "tools", "template_kwargs"),
         ),
         Hook(
             target="entrypoints.openai.serving_chat.OpenAIServingChat._convert_to_internal_request",
@@ -138,12 +138,12 @@ def server_hooks() -> list[Hook]:
 
 def scheduler_hooks() -> list[Hook]:
     """The scheduler process: the capture itself, and the publisher."""
-    from attn_kernels.sglang_plugin import capture, scheduler
+    from attn_kernels.sglang_plugin import capture, prompt_tokens, scheduler
 
-    backends = {
-        "layers.attention.torch_native_backend.TorchNativeAttnBackend": capture.from_torch_native,
-        "layers.attention.triton_backend.TritonAttnBackend": capture.from_triton,
-    }
+    backends = (
+        "layers.attention.torch_native_backend.TorchNativeAttnBackend",
+        "layers.attention.triton_backend.TritonAttnBackend",
+    )
     return [
         Hook(
             target="managers.scheduler.Scheduler.__init__",
@@ -186,15 +186,22 @@ def scheduler_hooks() -> list[Hook]:
             why="the backend gets a copy of the batch, so the step's plan is published here",
             relies_on=("forward_batch",),
         ),
+        Hook(
+            target="managers.schedule_batch.Req._compute_max_prefix_len",
+            kind=HookType.AROUND,
+            function=prompt_tokens.around_max_prefix_len,
+            why="a request that asks for its prompt's attention computes all of its prompt",
+            relies_on=("input_len",),
+        ),
         *(
             Hook(
                 target=f"{backend}.{method}",
                 kind=HookType.AROUND,
-                function=function,
-                why="the layer's last queries, after the original has written the step's keys",
-                relies_on=("q", "layer"),
+                function=capture.around_attention,
+                why="each captured layer's attention passes the reader",
+                relies_on=("q", "k", "v", "layer", "forward_batch"),
             )
-            for backend, function in backends.items()
+            for backend in backends
             for method in ("forward_decode", "forward_extend")
         ),
     ]

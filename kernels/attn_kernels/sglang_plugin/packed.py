@@ -1,4 +1,4 @@
-"""One output token's attention on its way from the scheduler to the HTTP process: scalars and bytes in a tuple."""
+"""One token's attention on its way from the scheduler to the HTTP process: scalars and bytes in a tuple."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ import numpy.typing as npt
 
 KEY = "attention_tokens"
 """The name in meta_info, messages, choices and deltas."""
+PROMPT_KEY = "prompt_attention_tokens"
+"""The prompt's own, beside it."""
+PROMPT_MISSING_KEY = "prompt_attention_missing"
+"""Half-open ranges of the prompt's positions that were not captured."""
 
 Packed = tuple[int, int, bytes, int, float, float, float, bytes, bytes, float]
+NotCaptured = tuple[int, int]
+"""Step and token id alone."""
+PackedPrompt = tuple[list[Packed], list[tuple[int, int]]]
+"""The prompt's rows, each with its position for a step, and the missing ranges."""
 
 
 def pack(
@@ -30,8 +38,11 @@ def pack(
     return step, token_id, vector.tobytes(), context_len, sink, prompt, periodicity, positions, probs, residual
 
 
-def unpack(entry: Packed) -> dict[str, Any]:
-    """The object that an answer carries for one token."""
+def unpack(entry: Packed | NotCaptured, *, sampled: bool = False) -> dict[str, Any]:
+    """The object that an answer carries for one output token; `sampled` where the budget thins the steps around it."""
+    mark = {"sampled": True} if sampled else {}
+    if len(entry) == 2:
+        return {"step": entry[0], "token_id": entry[1], **mark, "captured": False}
     step, token_id, vector, context_len, sink, prompt, periodicity, positions, probs, residual = entry
     return {
         "step": step,
@@ -44,4 +55,15 @@ def unpack(entry: Packed) -> dict[str, Any]:
         "topk_positions": np.frombuffer(positions, np.int32).tolist(),
         "topk_probs": np.frombuffer(probs, np.float32).tolist(),
         "residual_mass": residual,
+        **mark,
     }
+
+
+def unpack_prompt(packed: PackedPrompt) -> tuple[list[dict[str, Any]], list[tuple[int, int]]]:
+    """The objects that an answer carries for the prompt's positions, and the ranges that are missing."""
+    rows, missing = packed
+    objects = []
+    for row in rows:
+        found = unpack(row)
+        objects.append({"position": found.pop("step"), **found})
+    return objects, missing

@@ -6,53 +6,76 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from sglang.srt.configs.model_config import AttentionArch
+import torch
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
-from sglang.srt.layers.attention.triton_backend import TritonAttnBackend
+from sglang.srt.runtime_context import get_parallel
 
-from attn_core.fingerprint import captured_layers
 from attn_core.wire import SourceInfo
 from attn_kernels.publisher import Publisher
 from attn_kernels.sglang_plugin.capture import Capture, Observer
 from attn_kernels.sglang_plugin.committed import Journal, OnDevice
+from attn_kernels.sglang_plugin.kinds import survey
 from attn_kernels.sglang_plugin.publishing import start_publisher
+from attn_kernels.sglang_plugin.readers import TorchReader
 from attn_kernels.sglang_plugin.settings import from_environment
+from attn_kernels.torch_ops import HeadShards
 
 logger = logging.getLogger(__name__)
 
 
-class CaptureRefused(Exception):
-    """The model or backend that SGLang settled on cannot be captured; the message says why."""
-
-
 def after_init(result: Any, self: Any, server_args: Any, *args: Any, **options: Any) -> None:
-    """Hook: the scheduler is built; start capturing."""
+    """Hook: the scheduler is built; start capturing, or say in one line why not and serve on without."""
     settings = from_environment()
     if settings is None:
         return
     runner = self.tp_worker.model_runner
-    _check(runner)
+    if not runner.is_generation:
+        logger.warning("Attention capture: off, this model embeds or classifies and generates no tokens.")
+        return
     config = runner.model_config
-    layers = captured_layers(config.full_attention_layer_ids or list(range(config.num_hidden_layers)))
+    found = survey(runner)
+    if not found.layer_ids:
+        logger.warning("Attention capture: off, nothing of this model can be captured: %s. Serving on.", found.told())
+        return
+    parallel = get_parallel()
+    shards = None
+    if parallel.attn_tp_size > 1:
+        group = parallel.attn_tp_group.device_group
+        shards = HeadShards(
+            num_heads=config.num_attention_heads,
+            all_reduce=lambda tensor: torch.distributed.all_reduce(tensor, group=group),
+        )
     info = SourceInfo(
         model_id=server_args.served_model_name or server_args.model_path,
-        captured_layers=layers,
+        captured_layers=found.layer_ids,
         num_heads=config.num_attention_heads,
     )
-    publisher = start_publisher(settings, scheduler=self, server_args=server_args, info=info)
+    publisher = None
+    if parallel.attn_tp_rank == 0:  # every rank has the same rows
+        publisher = start_publisher(settings, scheduler=self, server_args=server_args, info=info)
     self._attention_publisher = publisher
     journal = Journal.current = Journal(publisher)
-    Capture.current = Capture(settings=settings, layer_ids=layers, runner=runner, started=journal.started)
+    reader = TorchReader(
+        runner=runner,
+        layer_ids=found.layer_ids,
+        k=settings.top_k,
+        is_torch_native=type(runner.attn_backend) is TorchNativeAttnBackend,
+        shards=shards,
+    )
+    Capture.current = Capture(
+        settings=settings, layer_ids=found.layer_ids, runner=runner, reader=reader, started=journal.started
+    )
     runner.sampling_observer = Observer(lambda finished: OnDevice(finished, journal))
     logger.info(
-        "Attention capture: layers %s of %d, %d heads, top-%d, %s requests, publishing %s%s.",
-        list(layers),
+        "Attention capture: layers %s of %d, %d heads, top-%d, %s requests, publishing %s%s%s.",
+        list(found.layer_ids),
         config.num_hidden_layers,
         config.num_attention_heads,
         settings.top_k,
         settings.capture,
         "nowhere" if publisher is None else f"to {settings.publish_address}",
         " (fingerprints only)" if settings.privacy else "",
+        f"; left out: {found.told()}" if found.left_out else "",
     )
 
 
@@ -76,19 +99,3 @@ def after_send_abort_output(result: Any, self: Any, abort_req: Any, req: Any) ->
     """Hook: a request that had started ends outside a step: taken back and then aborted, or between prefill chunks."""
     if Journal.current is not None:
         Journal.current.aborted(req)
-
-
-def _check(runner: Any) -> None:
-    if not runner.is_generation:
-        raise CaptureRefused("--return-attention-tokens needs a model that generates; this one embeds or classifies.")
-    backend = runner.attn_backend
-    if type(backend) not in (TorchNativeAttnBackend, TritonAttnBackend):
-        raise CaptureRefused(
-            f"--return-attention-tokens cannot read attention from {type(backend).__name__}: start with "
-            "--attention-backend triton."
-        )
-    if runner.model_config.attention_arch is not AttentionArch.MHA:
-        raise CaptureRefused(
-            f"--return-attention-tokens reads multi-head and grouped-query attention; this model's is "
-            f"{runner.model_config.attention_arch.name}."
-        )
