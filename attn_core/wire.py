@@ -21,6 +21,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -110,6 +111,16 @@ def batch_frames(*, source_id: bytes, seq: int, payload: bytes) -> list[bytes]:
 
 def encode_rows(*, kind: str, rows: pa.RecordBatch, info: SourceInfo) -> bytes:
     """The Arrow IPC stream of a batch, its schema carrying kind, fingerprint version and `info`."""
+    schema = _schema_with(kind, info)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(rows.columns, schema=schema))
+    return bytes(sink.getvalue())
+
+
+@lru_cache(maxsize=64)
+def _schema_with(kind: str, info: SourceInfo) -> pa.Schema:
+    """Kept, since a source says the same with almost every batch."""
     metadata = {
         "kind": kind,
         "fingerprint_version": str(FINGERPRINT_VERSION),
@@ -118,11 +129,7 @@ def encode_rows(*, kind: str, rows: pa.RecordBatch, info: SourceInfo) -> bytes:
         "num_heads": str(info.num_heads),
         "dropped": str(info.dropped),
     }
-    schema = SCHEMAS[kind].with_metadata(metadata)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(rows.columns, schema=schema))
-    return bytes(sink.getvalue())
+    return SCHEMAS[kind].with_metadata(metadata)
 
 
 def decode_batch(frames: Sequence[bytes]) -> Batch:

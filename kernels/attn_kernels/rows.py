@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -52,31 +53,28 @@ def fingerprint_batch(parts: Sequence[StepRows], *, text_of: Callable[[int], str
     """One record batch of the schema `FINGERPRINTS` from the rows of several steps."""
     vectors = np.concatenate([p.vectors for p in parts]).astype(np.float32, copy=False)
     companions = np.concatenate([p.companions for p in parts]).astype(np.float32, copy=False)
-    token_ids = [t for p in parts for t in p.token_ids]
+    token_ids = list(chain.from_iterable(p.token_ids for p in parts))
     num_rows = len(token_ids)
-    nothing = [None] * num_rows
-    positions: list[Any] = nothing
-    probs: list[Any] = nothing
-    residual: list[Any] = nothing
-    if not privacy:
-        top = [_top(p, i) if p.asked[i] else (None, None, None) for p in parts for i in range(len(p.token_ids))]
-        positions, probs, residual = ([row[c] for row in top] for c in range(3))
+    context_lens = np.fromiter(chain.from_iterable(p.context_lens for p in parts), np.int32, num_rows)
     columns: dict[str, Any] = {
-        "request_id": [r for p in parts for r in p.request_ids],
-        "step": [s for p in parts for s in p.steps],
-        "captured_at_us": [p.captured_at_us for p in parts for _ in p.token_ids],
-        "token_id": nothing if privacy else token_ids,
-        "token_text": nothing if privacy else [text_of(t) for t in token_ids],
+        "request_id": list(chain.from_iterable(p.request_ids for p in parts)),
+        "step": np.fromiter(chain.from_iterable(p.steps for p in parts), np.int32, num_rows),
+        "captured_at_us": np.repeat([p.captured_at_us for p in parts], [len(p.token_ids) for p in parts]),
+        "token_id": None if privacy else token_ids,
+        "token_text": None if privacy else [text_of(t) for t in token_ids],
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), DIM),
-        "context_len": [n for p in parts for n in p.context_lens],
+        "context_len": context_lens,
         "sink_mass": companions[:, 0],
         "prompt_mass": companions[:, 1],
         "periodicity": companions[:, 2],
-        "topk_positions": positions,
-        "topk_probs": probs,
-        "residual_mass": residual,
+        "topk_positions": None,
+        "topk_probs": None,
+        "residual_mass": None,
     }
-    return _batch(columns, FINGERPRINTS)
+    asked = np.fromiter(chain.from_iterable(p.asked for p in parts), np.bool_, num_rows)
+    if asked.any() and not privacy:
+        columns |= _top_columns(parts, asked=asked, context_lens=context_lens, residual_mass=companions[:, 3])
+    return _batch(columns, FINGERPRINTS, num_rows=num_rows)
 
 
 def request_batch(events: Sequence[RequestEvent], *, text_of: Callable[[int], str], privacy: bool) -> pa.RecordBatch:
@@ -99,21 +97,48 @@ def request_batch(events: Sequence[RequestEvent], *, text_of: Callable[[int], st
         "num_output_tokens": [e.num_output_tokens for e in events],
         "finish_reason": [e.finish_reason for e in events],
     }
-    return _batch(columns, REQUESTS)
+    return _batch(columns, REQUESTS, num_rows=len(events))
 
 
 def _without_text(sampling_params: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sampling_params.items() if name != "stop"}
 
 
-def _top(part: StepRows, i: int) -> tuple[Any, Any, float]:
-    kept = min(part.topk_positions.shape[1], part.context_lens[i])
-    return part.topk_positions[i, :kept], part.topk_probs[i, :kept], float(part.companions[i, 3])
+def _top_columns(
+    parts: Sequence[StepRows],
+    *,
+    asked: npt.NDArray[np.bool_],
+    context_lens: npt.NDArray[np.int32],
+    residual_mass: npt.NDArray[np.float32],
+) -> dict[str, pa.Array]:
+    """The top-k of the rows that asked, as lists; a context shorter than k has as many as it has positions."""
+    widths = np.repeat([p.topk_positions.shape[1] for p in parts], [len(p.token_ids) for p in parts])
+    lengths = np.where(asked, np.minimum(widths, context_lens), 0)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    unasked = pa.array(~asked)
+    values: dict[str, list[npt.NDArray[Any]]] = {"topk_positions": [], "topk_probs": []}
+    start = 0
+    for part in parts:
+        end = start + len(part.token_ids)
+        kept = np.arange(part.topk_positions.shape[1]) < lengths[start:end, None]
+        for name, columns in values.items():
+            columns.append(getattr(part, name)[kept])
+        start = end
+    lists = {
+        name: pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(columns)), mask=unasked)
+        for name, columns in values.items()
+    }
+    return lists | {"residual_mass": pa.array(residual_mass, mask=~asked)}
 
 
-def _batch(columns: dict[str, Any], schema: pa.Schema) -> pa.RecordBatch:
+def _batch(columns: dict[str, Any], schema: pa.Schema, *, num_rows: int) -> pa.RecordBatch:
+    """Columns as arrays of the schema's types; None gives nulls."""
     arrays = [
-        column if isinstance(column, pa.Array) else pa.array(column, schema.field(name).type)
+        pa.nulls(num_rows, schema.field(name).type)
+        if column is None
+        else column
+        if isinstance(column, pa.Array)
+        else pa.array(column, schema.field(name).type)
         for name, column in columns.items()
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

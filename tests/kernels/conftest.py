@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,8 +133,9 @@ def stop(server: Server, process: subprocess.Popen[bytes]) -> None:
 class Sink:
     """A sidecar in miniature: takes batches on a ZMQ ROUTER, acknowledges them and keeps their rows."""
 
-    def __init__(self, address: str, *, acknowledge: bool = True) -> None:
+    def __init__(self, address: str, *, acknowledge: bool = True, prepare: Callable[[Any], None] | None = None) -> None:
         self.address = address
+        self._prepare = prepare  # sets options of the socket before it is bound
         self.batches: list[wire.Batch] = []
         self._acknowledge = acknowledge
         self._changed = threading.Condition()
@@ -146,6 +147,8 @@ class Sink:
         context = zmq.Context()
         router = context.socket(zmq.ROUTER)
         router.setsockopt(zmq.LINGER, 0)
+        if self._prepare is not None:
+            self._prepare(router)
         router.bind(self.address)
         while not self._stopping.is_set():
             if router.poll(50):
@@ -211,7 +214,8 @@ def servers(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     logs = tmp_path_factory.mktemp("servers")
     common = ["--attention-backend", "triton", "--chunked-prefill-size", "64"]
     capturing = ["--return-attention-tokens", "--attention-tokens-top-k", "16"]
-    capturing += ["--attention-tokens-publish", sink.address]
+    capturing += ["--attention-tokens-publish", sink.address, "--attention-tokens-spool-dir", str(logs / "spool")]
+    capturing += ["--enable-metrics"]
     retracting = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "9"}
     with contextlib.ExitStack() as stack:
         started = [
