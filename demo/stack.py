@@ -75,6 +75,7 @@ def start_model_server(
     flags = ["--return-attention-tokens", "--attention-tokens-top-k", "32"] if capture else []
     if capture:
         flags += ["--attention-tokens-publish", zmq_address(ports)]
+        flags += ["--attention-tokens-spool-dir", str(stack.logs.parent / "spool")]
     command: list[str | Path] = [
         python_of(ROOT / ".venv-server"), "-m", "sglang.launch_server",
         "--model", model, "--attention-backend", "triton", "--host", HOST, "--port", str(ports.server),

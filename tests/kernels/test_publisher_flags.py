@@ -1,0 +1,63 @@
+"""The publisher's flags: what they accept, what they refuse and say, and where the spool lies by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_flags import parse
+from test_publisher_faults import keys
+
+from attn_kernels.sglang_plugin.settings import CaptureSettings, default_spool_dir
+
+
+def test_flags_arrive_with_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    public, _ = keys(tmp_path, "sidecar")
+    _, secret = keys(tmp_path, "server")
+    monkeypatch.chdir(tmp_path)
+    argv = ["--attention-tokens-spool-dir", "spool", "--attention-tokens-spool-bytes", "0"]
+    argv += ["--attention-tokens-curve-server-key", public.name, "--attention-tokens-curve-client-key", secret.name]
+    found = parse("--return-attention-tokens", *argv)
+    assert isinstance(found, CaptureSettings)
+    assert (found.spool_dir, found.spool_bytes) == (str(tmp_path / "spool"), 0)
+    assert (found.curve_server_key, found.curve_client_key) == (str(public), str(secret))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--attention-tokens-spool-bytes", "-1", "not a number of bytes"),
+        ("--attention-tokens-spool-bytes", "1G", "not a number of bytes"),
+        ("--attention-tokens-curve-server-key", "absent.key", "absent.key is not a ZMQ certificate"),
+        ("--attention-tokens-curve-client-key", "sidecar.key", "sidecar.key holds no secret key"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_at_once(
+    flag: str,
+    value: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    keys(tmp_path, "sidecar")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        parse("--return-attention-tokens", f"{flag}={value}")
+    assert said in capsys.readouterr().err
+
+
+def test_a_key_of_its_own_needs_one_to_believe(tmp_path: Path) -> None:
+    _, secret = keys(tmp_path, "server")
+    with pytest.raises(SystemExit, match="needs --attention-tokens-curve-server-key"):
+        parse("--return-attention-tokens", "--attention-tokens-curve-client-key", str(secret))
+
+
+def test_the_spool_lies_in_the_users_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert default_spool_dir(port=30000) == Path("/state/attention-explorer/spool/30000")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert default_spool_dir(port=1) == Path("/home/me/.local/state/attention-explorer/spool/1")
+    monkeypatch.delenv("HOME")
+    assert default_spool_dir(port=1).parts[-4].startswith("attention-explorer-")
