@@ -70,7 +70,10 @@ def probabilities(
     if sinks is not None:
         scores = np.concatenate([scores, sinks[:, None]], axis=1)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    p: Float64 = weights / weights.sum(axis=1, keepdims=True)
+    total = weights.sum(axis=1, keepdims=True)
+    if sinks is not None:
+        total += np.exp(sinks[:, None] - scores.max(axis=1, keepdims=True))
+    p: Float64 = weights / total
     return p[:, :n]
 
 
@@ -79,7 +82,7 @@ def fingerprint(rows: Float64, *, prompt_len: int, k: int) -> Fingerprint:
 
     `prompt_len` is the length of the prompt in tokens, `k` how many of the most attended positions to keep. Where sink
     logits drew mass off the rows, P is what is left, made to sum to 1: a head that rested on its sink counts for little
-    in it. A head's entropy is that of its own distribution over the positions (docs/decisions/0008-sink-logits.md).
+    in it. A head's entropy is that of its own distribution over the positions (docs/decisions/0009-sink-logits.md).
     """
     per_layer = rows.mean(axis=1)
     p = per_layer.mean(axis=0)

@@ -77,22 +77,23 @@ def test_settings_travel_to_other_processes(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"speculative_algorithm": "EAGLE"}, "--speculative-algorithm"),
         ({"pp_size": 2}, "--pp-size"),
-        ({"tp_size": 2}, "--tp-size"),
         ({"enable_dp_attention": True}, "--enable-dp-attention"),
         ({"disaggregation_mode": "decode"}, "--disaggregation-mode"),
-        ({"attention_backend": "flashinfer"}, "'--attention-backend triton'"),
-        ({"decode_attention_backend": "fa3"}, "'--decode-attention-backend triton'"),
     ],
 )
 def test_what_cannot_be_captured_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
-    reason = flags.why_refused(sglang_args(**changes))
+    reason = flags.why_refused(sglang_args(**changes), settings.CaptureSettings())
     assert reason is not None
     assert named in reason
 
 
 def test_what_can_be_captured_is_not_refused() -> None:
-    assert flags.why_refused(sglang_args()) is None
-    assert flags.why_refused(sglang_args(attention_backend="triton")) is None
+    plain = settings.CaptureSettings()
+    for args in (sglang_args(), sglang_args(tp_size=2), sglang_args(attention_backend="flashinfer")):
+        assert flags.why_refused(args, plain) is None
+    bounded = settings.CaptureSettings(budget_percent=2.0)
+    assert flags.why_refused(sglang_args(), bounded) is None
+    assert "--attention-capture-budget" in str(flags.why_refused(sglang_args(tp_size=2), bounded))
 
 
 def test_on_a_gpu_the_capture_chooses_what_it_needs() -> None:

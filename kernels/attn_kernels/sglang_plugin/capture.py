@@ -7,13 +7,15 @@ batch's sampling info, where `Observer` picks it up and SGLang carries it to the
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from attn_kernels.sglang_plugin.budget import Budget
 from attn_kernels.sglang_plugin.plan import Plan, plan_of
 from attn_kernels.sglang_plugin.readers import LayerCall, Reader, StepCapture
 from attn_kernels.sglang_plugin.settings import CaptureSettings
@@ -46,11 +48,13 @@ class Capture:
         runner: Any,
         reader: Reader,
         started: Callable[[Any], None],
+        budget: Budget | None = None,
     ) -> None:
         self.settings = settings
         self.runner = runner
         self.reading = False
         self._reader = reader
+        self._budget = budget
         self._wanted = frozenset(layer_ids)
         self._started = started
         self._told = False
@@ -61,6 +65,17 @@ class Capture:
 
     def run(self, forward: Callable[[], Any], *, plan: Plan, forward_batch: Any) -> tuple[Any, Finished]:
         """Run the forward pass as the current step; its output and its capture."""
+        budget = self._budget
+        if budget is None:
+            return self._run(forward, plan=plan, forward_batch=forward_batch)
+        plan = budget.thinned(plan)
+        budget.begin_step(plan)
+        try:
+            return self._run(forward, plan=plan, forward_batch=forward_batch)
+        finally:
+            budget.end_step()
+
+    def _run(self, forward: Callable[[], Any], *, plan: Plan, forward_batch: Any) -> tuple[Any, Finished]:
         if not plan.rows and not plan.prompts:
             return forward(), Finished(plan=plan, captured=StepCapture(rows=None, prompts=()))
         self._reader.begin(plan)
@@ -69,12 +84,11 @@ class Capture:
             output = forward()
         finally:
             self.reading = False
-        captured = self._reader.finish(forward_batch)
+        with self._counted():
+            captured = self._reader.finish(forward_batch)
         if captured is None:
             if not self._told:
-                logger.error(
-                    "Attention capture: a captured layer could not be read; such steps are left out, and said."
-                )
+                logger.error("Attention capture: a layer could not be read; such steps are left out, and marked so.")
                 self._told = True
             plan = plan.without(lambda row: True, thinned=plan.thinned)
             captured = StepCapture(rows=None, prompts=())
@@ -82,9 +96,22 @@ class Capture:
 
     def attend(self, call: LayerCall) -> Any:
         """Run one layer's attention, read where the current step wants it."""
-        if self.reading and call.layer.layer_id in self._wanted:
-            return self._reader.attend(call)
-        return call.run()
+        if not self.reading or call.layer.layer_id not in self._wanted:
+            return call.run()
+        with self._counted():
+            return self._reader.attend(replace(call, budget=self._budget))
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """The time inside is the capture's own."""
+        if self._budget is None:
+            yield
+            return
+        self._budget.begin_work()
+        try:
+            yield
+        finally:
+            self._budget.end_work()
 
 
 def around_init_new(original: Callable[..., Any], cls: type, batch: Any, model_runner: Any, **options: Any) -> Any:

@@ -14,8 +14,6 @@ from attn_kernels.sglang_plugin.settings import PUBLISH_OFF, CaptureSettings
 
 logger = logging.getLogger(__name__)
 
-SUPPORTED_BACKENDS = ("triton", "torch_native")
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the capture's flags, in a group of their own, to SGLang's parser."""
@@ -55,6 +53,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="Publish fingerprints only: token ids, texts, prompts and positions are not sent to the sidecar.",
     )
     group.add_argument(
+        "--attention-capture-budget",
+        type=_percent,
+        metavar="PCT",
+        help="What the capture may cost, in percent of the rest of a step, measured while it runs. Beyond it steps are "
+        "left out, those of requests that asked last; tokens then say sampled. Default: no bound, every step.",
+    )
+    group.add_argument(
         "--attention-tokens-spool-dir",
         metavar="DIR",
         help="Where fingerprints wait on disk while the sidecar is away, in files that only this user can read. "
@@ -87,6 +92,16 @@ def _positive_int(text: str) -> int:
     value = int(text) if text.isascii() and text.isdigit() else 0
     if not 1 <= value <= 4096:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of positions: give an integer from 1 to 4096")
+    return value
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share of the step: give a percentage above 0, up to 100")
     return value
 
 
@@ -126,6 +141,7 @@ def settings_from_args(args: argparse.Namespace) -> CaptureSettings | None:
         publish_address=args.attention_tokens_publish,
         capture=args.attention_tokens_capture,
         privacy=args.attention_tokens_privacy,
+        budget_percent=args.attention_capture_budget,
         spool_dir=args.attention_tokens_spool_dir and str(Path(args.attention_tokens_spool_dir).absolute()),
         spool_bytes=args.attention_tokens_spool_bytes,
         curve_server_key=args.attention_tokens_curve_server_key,
@@ -133,12 +149,15 @@ def settings_from_args(args: argparse.Namespace) -> CaptureSettings | None:
     )
 
 
-def why_refused(server_args: Any) -> str | None:
-    """What in SGLang's own arguments the capture cannot serve, in one line, or None."""
+def why_refused(server_args: Any, capture_settings: CaptureSettings) -> str | None:
+    """What in SGLang's own arguments the capture cannot serve, in one line, or None.
+
+    Only what makes capture impossible whatever the model; kinds of layers and backends that cannot be read are found
+    out once the model is loaded, and the server then serves on without them (`kinds.py`).
+    """
     wanted: list[tuple[str, Callable[[Any], bool]]] = [
         ("--speculative-algorithm", lambda a: a.speculative_algorithm is None),
         ("--pp-size above 1", lambda a: a.pp_size == 1),
-        ("--tp-size above 1", lambda a: a.tp_size == 1),
         ("--enable-dp-attention", lambda a: not a.enable_dp_attention),
         ("--dllm-algorithm", lambda a: a.dllm_algorithm is None),
         ("--disaggregation-mode", lambda a: a.disaggregation_mode == "null"),
@@ -148,11 +167,11 @@ def why_refused(server_args: Any) -> str | None:
     for name, holds in wanted:
         if not holds(server_args):
             return f"--return-attention-tokens does not work with {name} yet: leave one of the two out."
-    for field in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
-        backend = getattr(server_args, field)
-        if backend not in (None, *SUPPORTED_BACKENDS):
-            flag = "--" + field.replace("_", "-")
-            return f"--return-attention-tokens needs '{flag} triton'; it cannot read attention from '{backend}' yet."
+    if capture_settings.budget_percent is not None and server_args.tp_size > 1:
+        return (
+            "--attention-capture-budget does not work with --tp-size above 1: ranks that measure for themselves would "
+            "leave out different steps. Leave one of the two out."
+        )
     return None
 
 

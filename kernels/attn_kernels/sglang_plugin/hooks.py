@@ -1,4 +1,4 @@
-"""Every place where the plugin reaches into SGLang 0.5.23: one table, installed and then checked.
+"""Every place where the plugin reaches into SGLang: one table, checked against the installed version and installed.
 
 SGLang only logs a hook that fails to install, and would then serve without it; `install` raises instead.
 """
@@ -6,12 +6,17 @@ SGLang only logs a hook that fails to install, and would then serve without it; 
 from __future__ import annotations
 
 import inspect
+import logging
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+from attn_kernels.sglang_plugin import versions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +28,10 @@ class Hook:
     kind: HookType
     function: Callable[..., Any]
     why: str
+    breaks: str
+    """What goes wrong where the target moves or changes its meaning."""
+    optional: bool = False
+    """Whether the server starts without it, with a warning; else it refuses."""
     relies_on: tuple[str, ...] = ()
     """Parameter names of the target that the hook reads; another SGLang may have renamed them."""
 
@@ -37,6 +46,7 @@ def command_line_hooks() -> list[Hook]:
             kind=HookType.AFTER,
             function=launch.after_add_cli_args,
             why="the flags",
+            breaks="the flags are unknown to the command line",
             relies_on=("parser",),
         ),
         Hook(
@@ -44,9 +54,35 @@ def command_line_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=launch.around_from_cli_args,
             why="reads the flags, checks what they need, installs the rest",
+            breaks="the flags are taken and nothing is captured",
             relies_on=("cls", "args"),
         ),
     ]
+
+
+def all_hooks() -> list[Hook]:
+    """The whole table; importing what it hooks takes SGLang some seconds."""
+    return [*command_line_hooks(), *server_hooks(), *scheduler_hooks()]
+
+
+def warn_of_unknown_version() -> None:
+    """Name the hooks whose targets have changed since the last release that was tried, where this is none of those."""
+    installed = versions.installed()
+    if installed in versions.KNOWN_VERSIONS:
+        return
+    changed = [
+        hook
+        for hook in all_hooks()
+        if problem_of(hook) is None and versions.has_changed(hook.target, original_of(hook))
+    ]
+    logger.warning(
+        "Attention capture: sglang %s has not been tried (%s have). %s",
+        installed,
+        ", ".join(versions.KNOWN_VERSIONS),
+        "No place that the plugin hooks has changed since."
+        if not changed
+        else "Changed since, and at risk: " + "; ".join(f"sglang.srt.{h.target} (else {h.breaks})" for h in changed),
+    )
 
 
 def server_hooks() -> list[Hook]:
@@ -60,6 +96,7 @@ def server_hooks() -> list[Hook]:
                 kind=HookType.REPLACE,
                 function=subclass,
                 why="the fields of the capture, which would be dropped",
+                breaks="requests cannot ask for their attention",
             )
             for target, subclass in request_fields.replacements().items()
         ),
@@ -68,6 +105,7 @@ def server_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=answers.around_render_chat_template,
             why="where each message lies in the prompt",
+            breaks="the sidecar is not told where each message lies in the prompt",
             relies_on=("messages", "tools", "template_kwargs"),
         ),
         Hook(
@@ -75,6 +113,7 @@ def server_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=answers.around_convert_chat_request,
             why="carries the field and the prompt's spans to the scheduler in custom_params",
+            breaks="chat requests cannot ask for their attention",
             relies_on=("request", "raw_request"),
         ),
         Hook(
@@ -82,6 +121,7 @@ def server_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=answers.around_convert_completion_request,
             why="carries the field to the scheduler in custom_params",
+            breaks="completion requests cannot ask for their attention",
             relies_on=("request", "raw_request"),
         ),
         Hook(
@@ -89,6 +129,7 @@ def server_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=answers.around_generate_request,
             why="the server's own warm-up is nobody's request and is not published",
+            breaks="the server's own warm-up is published as if a user had sent it",
             relies_on=("obj", "request"),
         ),
         Hook(
@@ -96,6 +137,7 @@ def server_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=answers.around_update_request_meta_info,
             why="takes what the scheduler sent out of SGLang's cumulative bookkeeping, which is quadratic in bytes",
+            breaks="answers carry packed bytes, and streams again and again",
             relies_on=("meta_info", "state", "customized_info", "index", "finish_reason"),
         ),
         Hook(
@@ -103,6 +145,7 @@ def server_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=answers.around_stream_one_response,
             why="puts the new tokens' attention into meta_info as an output leaves",
+            breaks="answers carry no attention",
             relies_on=("obj", "state", "request"),
         ),
         Hook(
@@ -110,6 +153,7 @@ def server_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=answers.around_generate_stream_content,
             why="attention_tokens in each streamed delta",
+            breaks="streamed chats carry no attention",
             relies_on=("content", "index", "request", "created", "stream_offsets", "finish_reason_type"),
         ),
         Hook(
@@ -117,6 +161,7 @@ def server_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=answers.around_build_chat_response,
             why="choices[i].message.attention_tokens",
+            breaks="whole chats carry no attention",
             relies_on=("request", "ret", "created"),
         ),
         Hook(
@@ -124,6 +169,7 @@ def server_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=answers.around_generate_completion_stream,
             why="choices[i].attention_tokens in each streamed chunk",
+            breaks="streamed completions carry no attention",
             relies_on=("adapted_request", "request", "raw_request"),
         ),
         Hook(
@@ -131,6 +177,7 @@ def server_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=answers.around_build_completion_response,
             why="choices[i].attention_tokens",
+            breaks="whole completions carry no attention",
             relies_on=("request", "ret", "created"),
         ),
     ]
@@ -150,6 +197,7 @@ def scheduler_hooks() -> list[Hook]:
             kind=HookType.AFTER,
             function=scheduler.after_init,
             why="checks model and backend, starts the publisher, sets the sampling observer",
+            breaks="nothing is captured",
             relies_on=("server_args",),
         ),
         Hook(
@@ -157,12 +205,14 @@ def scheduler_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=scheduler.around_run_event_loop,
             why="drains the publisher when the server stops",
+            breaks="what waits when the server stops is only on disk, or lost without a spool",
         ),
         Hook(
             target="managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",
             kind=HookType.AFTER,
             function=scheduler.after_stream_output,
             why="the end of a request, be its last step captured or not",
+            breaks="requests never end in the store",
             relies_on=("reqs",),
         ),
         Hook(
@@ -170,6 +220,8 @@ def scheduler_hooks() -> list[Hook]:
             kind=HookType.AFTER,
             function=scheduler.after_send_abort_output,
             why="the end of a request that is aborted while it waits, after it had started",
+            breaks="a request that is aborted while it waits has no end in the store",
+            optional=True,
             relies_on=("req",),
         ),
         Hook(
@@ -177,6 +229,7 @@ def scheduler_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=capture.around_init_new,
             why="the one place that sees the requests and the batch of a step",
+            breaks="no step has a plan, and nothing is captured",
             relies_on=("batch", "model_runner"),
         ),
         Hook(
@@ -184,6 +237,7 @@ def scheduler_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=capture.around_forward,
             why="the backend gets a copy of the batch, so the step's plan is published here",
+            breaks="no step is captured",
             relies_on=("forward_batch",),
         ),
         Hook(
@@ -191,6 +245,7 @@ def scheduler_hooks() -> list[Hook]:
             kind=HookType.AROUND,
             function=prompt_tokens.around_max_prefix_len,
             why="a request that asks for its prompt's attention computes all of its prompt",
+            breaks="positions of a prompt that lie in the prefix cache are missing from its attention",
             relies_on=("input_len",),
         ),
         *(
@@ -199,6 +254,7 @@ def scheduler_hooks() -> list[Hook]:
                 kind=HookType.AROUND,
                 function=capture.around_attention,
                 why="each captured layer's attention passes the reader",
+                breaks="the layers pass unread, and every step is marked as not captured",
                 relies_on=("q", "k", "v", "layer", "forward_batch"),
             )
             for backend in backends
@@ -213,35 +269,49 @@ class HookError(Exception):
 
 def install(hooks: list[Hook]) -> None:
     """Apply the hooks now and make sure that each one took; raises `HookError`."""
-    for hook in hooks:
-        _check_signature(hook)
+    present = [hook for hook in hooks if not _is_left_out(hook)]
+    for hook in present:
         HookRegistry.register(f"sglang.srt.{hook.target}", hook.function, hook.kind)
     HookRegistry.apply_hooks()
-    for hook in hooks:
+    for hook in present:
         found = pkgutil.resolve_name(f"sglang.srt.{hook.target}")
         took = found is hook.function if hook.kind is HookType.REPLACE else hasattr(found, "__wrapped__")
         if not took:
             raise HookError(_message(hook, "the hook did not take"))
 
 
-def _check_signature(hook: Hook) -> None:
+def _is_left_out(hook: Hook) -> bool:
+    problem = problem_of(hook)
+    if problem is None:
+        return False
+    if not hook.optional:
+        raise HookError(_message(hook, problem))
+    logger.warning("Attention capture: sglang.srt.%s: %s; so %s.", hook.target, problem, hook.breaks)
+    return True
+
+
+def problem_of(hook: Hook) -> str | None:
+    """What keeps the installed SGLang from being hooked here, or None."""
     try:
-        found = inspect.getattr_static(*_owner_and_name(hook.target))
+        found = original_of(hook)
     except (ImportError, AttributeError) as error:
-        raise HookError(_message(hook, f"it is not there ({error})")) from error
-    function = getattr(found, "__func__", found)
-    missing = set(hook.relies_on) - set(inspect.signature(inspect.unwrap(function)).parameters)
-    if missing:
-        raise HookError(_message(hook, f"it has no parameter {', '.join(sorted(missing))}"))
+        return f"it is not there ({error})"
+    missing = set(hook.relies_on) - set(inspect.signature(found).parameters)
+    return f"it has no parameter {', '.join(sorted(missing))}" if missing else None
 
 
-def _owner_and_name(target: str) -> tuple[Any, str]:
-    owner, _, name = target.rpartition(".")
-    return pkgutil.resolve_name(f"sglang.srt.{owner}"), name
+def original_of(hook: Hook) -> Callable[..., Any]:
+    """The installed SGLang's own function or class, without our hook; raises ImportError or AttributeError."""
+    owner, _, name = hook.target.rpartition(".")
+    found = inspect.getattr_static(pkgutil.resolve_name(f"sglang.srt.{owner}"), name)
+    if found is hook.function:  # a class that we have replaced by a subclass of it
+        return hook.function.__mro__[1]  # type: ignore[attr-defined,no-any-return]
+    return inspect.unwrap(getattr(found, "__func__", found))
 
 
 def _message(hook: Hook, problem: str) -> str:
     return (
-        f"attention capture cannot hook sglang.srt.{hook.target} ({hook.why}): {problem}. It is made for sglang "
-        "0.5.23: install that, or start without --return-attention-tokens."
+        f"attention capture cannot hook sglang.srt.{hook.target} ({hook.why}): {problem}. Without it {hook.breaks}. "
+        f"It is made for sglang {' and '.join(versions.KNOWN_VERSIONS)}: install one of these, or start without "
+        "--return-attention-tokens."
     )

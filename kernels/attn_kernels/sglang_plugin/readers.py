@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from sglang.srt.mem_cache.swa_memory_pool import BaseSWAKVPool
 
+from attn_kernels.sglang_plugin.budget import Budget
 from attn_kernels.sglang_plugin.plan import Plan, PromptPart
 from attn_kernels.torch_ops import Captured, HeadShards, LayerQueries, capture, capture_prompt
 
@@ -32,11 +33,17 @@ class LayerCall:
     layer: Any
     args: tuple[Any, ...]
     options: dict[str, Any]
+    budget: Budget | None = None
 
     def run(self, **more: Any) -> Any:
-        """SGLang's own attention, with further options."""
+        """SGLang's own attention, with further options; its time is not counted as the capture's."""
         options = {**self.options, **more}
-        return self.original(self.backend, self.query, self.key, self.value, self.layer, *self.args, **options)
+        if self.budget is not None:
+            self.budget.end_work()
+        output = self.original(self.backend, self.query, self.key, self.value, self.layer, *self.args, **options)
+        if self.budget is not None:
+            self.budget.begin_work()
+        return output
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from sglang.srt.runtime_context import get_parallel
 
 from attn_core.wire import SourceInfo
 from attn_kernels.publisher import Publisher
+from attn_kernels.sglang_plugin.budget import Budget, CudaStopwatch, HostStopwatch
 from attn_kernels.sglang_plugin.capture import Capture, Observer
 from attn_kernels.sglang_plugin.committed import Journal, OnDevice
 from attn_kernels.sglang_plugin.kinds import survey
@@ -62,8 +63,17 @@ def after_init(result: Any, self: Any, server_args: Any, *args: Any, **options: 
         is_torch_native=type(runner.attn_backend) is TorchNativeAttnBackend,
         shards=shards,
     )
+    budget = None
+    if settings.budget_percent is not None:
+        stopwatch = CudaStopwatch() if runner.device == "cuda" else HostStopwatch()
+        budget = Budget(fraction=settings.budget_percent / 100, stopwatch=stopwatch)
     Capture.current = Capture(
-        settings=settings, layer_ids=found.layer_ids, runner=runner, reader=reader, started=journal.started
+        settings=settings,
+        layer_ids=found.layer_ids,
+        runner=runner,
+        reader=reader,
+        started=journal.started,
+        budget=budget,
     )
     runner.sampling_observer = Observer(lambda finished: OnDevice(finished, journal))
     logger.info(

@@ -25,6 +25,8 @@ class CaptureSettings:
     """ZMQ address of the sidecar, or ``off``."""
     capture: Literal["all", "requested"] = "all"
     privacy: bool = False
+    budget_percent: float | None = None
+    """What the capture may cost, in percent of the rest of a step; None for no bound."""
     spool_dir: str | None = None
     """Where batches wait on disk for the sidecar; None: under the user's state directory, by the server's port."""
     spool_bytes: int = 1 << 30
