@@ -1,19 +1,33 @@
--- The store of Attention Explorer, schema version 1.
+-- The store of Attention Explorer, schema version 2.
 --   sqlite3 fingerprints.db < schema.sql
--- may be run again at any time: it creates what is missing and changes nothing else.
+-- may be run again at any time: it creates what is missing and changes nothing else. (A file of schema version 1 is
+-- brought up to this one by the sidecar when it starts.)
 -- Instants are UTC microseconds since 1970 (the `_us` names), probabilities 0..1, entropies nats.
 
+-- Only a new file takes this size: fewer pages to write for each batch of tokens.
+PRAGMA page_size = 8192;
 PRAGMA journal_mode = WAL;
 
 BEGIN;
 
-CREATE TABLE IF NOT EXISTS fingerprints (
+CREATE TABLE IF NOT EXISTS request_numbers (
+    request_no INTEGER PRIMARY KEY,               -- short name of a request inside this file; no meaning elsewhere
+    request_id TEXT    NOT NULL UNIQUE            -- the id that the OpenAI answer carries
+) STRICT;
+
+CREATE TABLE IF NOT EXISTS labels (
+    label_no INTEGER PRIMARY KEY,                 -- short name of a model, zone or run inside this file
+    label    TEXT    NOT NULL UNIQUE              -- its text
+) STRICT;
+
+-- What the view `fingerprints` shows with its names written out: numbers are shorter and quicker to index than texts.
+CREATE TABLE IF NOT EXISTS tokens (
     id                INTEGER PRIMARY KEY,        -- grows with arrival: the cursor of readers and sensors
-    request_id        TEXT    NOT NULL,           -- the id that the OpenAI answer carries
+    request_no        INTEGER NOT NULL,           -- of request_numbers
     step              INTEGER NOT NULL CHECK (step >= 0),  -- output token number, from 0
     captured_at_us    INTEGER NOT NULL,           -- when the model server captured it
     stored_at_us      INTEGER NOT NULL,           -- when this row was written
-    model_id          TEXT,                       -- the served model's name
+    model_no          INTEGER,                    -- of labels: the served model's name
     token_id          INTEGER,                    -- the output token; null in privacy mode
     token_text        TEXT,                       -- its text; null in privacy mode
     vector            BLOB    NOT NULL CHECK (length(vector) = 80),  -- float32[20] little-endian, the fingerprint
@@ -21,17 +35,17 @@ CREATE TABLE IF NOT EXISTS fingerprints (
     sink_mass         REAL,                       -- probability on positions 0..3
     prompt_mass       REAL,                       -- probability on the prompt beyond the sink
     periodicity       REAL,                       -- 0..1, strongest non-trivial period of the attended positions
+    zone_no           INTEGER,                    -- of labels: the zone as classified on arrival
+    zone_confidence   REAL,                       -- 0..1
+    cluster_id        INTEGER,                    -- stable cluster id, -1 where no cluster claims it
+    classified_run_no INTEGER,                    -- of labels: the run that classified it; null for the zone rules
     topk_positions    BLOB,                       -- int32[k] little-endian, most attended first; null if not asked for
     topk_probs        BLOB,                       -- float32[k] little-endian, their true probabilities
     residual_mass     REAL,                       -- probability that the top-k leaves out
-    zone              TEXT,                       -- as classified on arrival
-    zone_confidence   REAL,                       -- 0..1
-    cluster_id        INTEGER,                    -- stable cluster id, -1 where no cluster claims it
-    classified_run_id TEXT,                       -- the discovery run that classified it; null for the zone rules
-    UNIQUE (request_id, step)
+    UNIQUE (request_no, step)
 ) STRICT;
 
-CREATE INDEX IF NOT EXISTS fingerprints_captured_at ON fingerprints (captured_at_us);
+CREATE INDEX IF NOT EXISTS tokens_captured_at ON tokens (captured_at_us);
 
 CREATE TABLE IF NOT EXISTS requests (
     request_id         TEXT PRIMARY KEY,  -- the id that the OpenAI answer carries
@@ -93,6 +107,22 @@ CREATE TABLE IF NOT EXISTS zone_labels (
     PRIMARY KEY (run_id, cluster_id, zone)
 ) STRICT, WITHOUT ROWID;
 
+-- One row a token, as a person and every reader see it; a row is taken out with DELETE FROM fingerprints WHERE ...
+CREATE VIEW IF NOT EXISTS fingerprints AS
+SELECT t.id, r.request_id, t.step, t.captured_at_us, t.stored_at_us,
+       (SELECT label FROM labels WHERE label_no = t.model_no) AS model_id,
+       t.token_id, t.token_text, t.vector, t.context_len, t.sink_mass, t.prompt_mass, t.periodicity,
+       t.topk_positions, t.topk_probs, t.residual_mass,
+       (SELECT label FROM labels WHERE label_no = t.zone_no) AS zone, t.zone_confidence, t.cluster_id,
+       (SELECT label FROM labels WHERE label_no = t.classified_run_no) AS classified_run_id
+FROM tokens AS t
+LEFT JOIN request_numbers AS r ON r.request_no = t.request_no;
+
+CREATE TRIGGER IF NOT EXISTS fingerprints_delete INSTEAD OF DELETE ON fingerprints
+BEGIN
+    DELETE FROM tokens WHERE id = OLD.id;
+END;
+
 CREATE VIEW IF NOT EXISTS zones_per_hour AS
 SELECT strftime('%Y-%m-%dT%H:00Z', captured_at_us / 1000000, 'unixepoch') AS hour_utc,
        model_id,
@@ -112,6 +142,6 @@ FROM fingerprints AS f
 ORDER BY f.id DESC
 LIMIT 100;
 
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
 COMMIT;

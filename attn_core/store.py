@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from attn_core.classify import Classified
 from attn_core.errors import SchemaMismatch, StoreError
 from attn_core.fingerprint import DIM
-from attn_core.wire import vectors_from_rows
+from attn_core.insertion import insert_fingerprints
+from attn_core.migration import bring_up_to_date, version_of
 
-STORE_VERSION = 1
+__all__ = [
+    "BUSY_TIMEOUT_MS", "HOUR_US", "STORED", "STORE_VERSION", "hours_with_rows_after", "insert_fingerprints", "max_id",
+    "open_reader", "open_writer", "read_fingerprints", "record_clusters", "record_run", "record_source", "schema_sql",
+    "upsert_requests",
+]  # fmt: skip
+
+STORE_VERSION = 2
 HOUR_US = 3_600_000_000
 BUSY_TIMEOUT_MS = 5_000
+WRITER_CACHE_KIB = 65_536
+"""Room for the pages that the indexes of a busy hour touch again and again."""
 
 STORED = pa.schema(
     [
@@ -51,20 +59,23 @@ def schema_sql() -> str:
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """The read-write connection; the file and its tables are made where missing.
+    """The read-write connection; the file and its tables are made where missing, an older one is brought up to date.
 
     Raises `StoreError` where the file is no database, damaged, read-only or locked for longer than 5 s, and
-    `SchemaMismatch` where it is of another version.
+    `SchemaMismatch` where it is of a newer version or not ours.
     """
     try:
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None)
         try:
-            _check_version(connection, path, allow_empty=True)
-            if not _is_current(connection):
+            version = _checked_version(connection, path, allow_empty=True)
+            if version == 0:
                 connection.executescript(schema_sql())
+            elif version < STORE_VERSION:
+                bring_up_to_date(connection, schema=schema_sql())
             connection.execute("PRAGMA journal_mode = WAL")
             # NORMAL can lose the last commits to a power cut, after they were acknowledged: FULL cannot.
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
         except BaseException:
             connection.close()
             raise
@@ -86,7 +97,12 @@ def open_reader(path: Path) -> sqlite3.Connection:
             isolation_level=None,
         )
         try:
-            _check_version(connection, path, allow_empty=False)
+            version = _checked_version(connection, path, allow_empty=False)
+            if version < STORE_VERSION:
+                raise SchemaMismatch(
+                    f"{path} has schema version {version}, older than {STORE_VERSION}: start the sidecar once on it, "
+                    "which brings it up to date"
+                )
         except BaseException:
             connection.close()
             raise
@@ -95,17 +111,14 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _is_current(connection: sqlite3.Connection) -> bool:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0]) == STORE_VERSION
-
-
-def _check_version(connection: sqlite3.Connection, path: Path, *, allow_empty: bool) -> None:
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version == STORE_VERSION:
-        return
+def _checked_version(connection: sqlite3.Connection, path: Path, *, allow_empty: bool) -> int:
+    """The schema version, 0 of an empty file; raises `SchemaMismatch` where it is none that this version can use."""
+    version = version_of(connection)
+    if 1 <= version <= STORE_VERSION:
+        return version
     tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if version == 0 and allow_empty and not tables:
-        return
+        return 0
     if version == 0:
         raise SchemaMismatch(f"{path} is not a fingerprint database: run sqlite3 {path} < schema.sql, or name another")
     raise SchemaMismatch(
@@ -124,79 +137,6 @@ def _explain(path: Path, error: sqlite3.Error) -> str:
         "SQLITE_FULL": "the disk is full: free some space",
     }.get(getattr(error, "sqlite_errorname", ""), "see the message")
     return f"database {path} cannot be used: {error} ({hint})"
-
-
-_INSERT = """
-INSERT INTO fingerprints (request_id, step, captured_at_us, stored_at_us, model_id, token_id, token_text, vector,
-    context_len, sink_mass, prompt_mass, periodicity, topk_positions, topk_probs, residual_mass,
-    zone, zone_confidence, cluster_id, classified_run_id)
-VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
-ON CONFLICT (request_id, step) DO NOTHING
-"""
-
-
-def insert_fingerprints(
-    connection: sqlite3.Connection,
-    rows: pa.RecordBatch,
-    *,
-    model_id: str | None,
-    stored_at_us: int,
-    classified: Classified | None = None,
-    run_id: str | None = None,
-) -> int:
-    """Insert rows of `attn_core.wire.FINGERPRINTS`; those whose (request_id, step) is held stay as they are.
-
-    Returns how many were new. Columns other than the five that identify and measure (request_id, step, captured_at_us,
-    vector) may hold nulls.
-    """
-    count = rows.num_rows
-    vectors = np.ascontiguousarray(vectors_from_rows(rows), dtype="<f4").tobytes()
-    size = DIM * 4
-    nothing: Sequence[Any] = [None] * count
-    zones, confidences, clusters = nothing, nothing, nothing
-    if classified is not None:
-        zones, confidences = classified.zones(), classified.confidence.tolist()
-        clusters = classified.cluster_id.tolist()
-
-    def column(name: str) -> list[Any]:
-        return rows.column(name).to_pylist()  # type: ignore[no-any-return]
-
-    values: Iterable[tuple[Any, ...]] = zip(
-        column("request_id"),
-        column("step"),
-        column("captured_at_us"),
-        [stored_at_us] * count,
-        [model_id] * count,
-        column("token_id"),
-        column("token_text"),
-        [vectors[i * size : (i + 1) * size] for i in range(count)],
-        column("context_len"),
-        column("sink_mass"),
-        column("prompt_mass"),
-        column("periodicity"),
-        _blobs(rows.column("topk_positions"), "<i4"),
-        _blobs(rows.column("topk_probs"), "<f4"),
-        column("residual_mass"),
-        zones,
-        confidences,
-        clusters,
-        [run_id] * count,
-        strict=True,
-    )
-    before = connection.total_changes
-    connection.executemany(_INSERT, values)
-    return connection.total_changes - before
-
-
-def _blobs(column: pa.ListArray, dtype: str) -> list[bytes | None]:
-    """One little-endian blob a row of a list column, None for a null row."""
-    if column.null_count == len(column):
-        return [None] * len(column)
-    width = np.dtype(dtype).itemsize
-    data = np.ascontiguousarray(column.values.to_numpy(zero_copy_only=False), dtype=dtype).tobytes()
-    offsets = column.offsets.to_numpy().astype(np.int64) * width
-    present = column.is_valid().to_numpy(zero_copy_only=False)
-    return [data[a:b] if ok else None for a, b, ok in zip(offsets[:-1], offsets[1:], present, strict=True)]
 
 
 def upsert_requests(connection: sqlite3.Connection, rows: pa.RecordBatch, *, model_id: str) -> None:
@@ -258,30 +198,41 @@ def read_fingerprints(
     connection: sqlite3.Connection, *, start_us: int, end_us: int, limit: int | None = None
 ) -> pa.Table:
     """The fingerprints captured in [start_us, end_us), by capture instant: a table of `STORED`."""
+    names = ["model_no" if n == "model_id" else "zone_no" if n == "zone" else n for n in STORED.names]
+    names[names.index("request_id")] = "request_no"
     cursor = connection.execute(
-        f"SELECT {', '.join(STORED.names)} FROM fingerprints "  # noqa: S608 - our own column names
+        f"SELECT {', '.join(names)} FROM tokens "  # noqa: S608 - our own column names
         "WHERE captured_at_us >= ? AND captured_at_us < ? ORDER BY captured_at_us, id LIMIT ?",
         (start_us, end_us, -1 if limit is None else limit),
     )
+    labels = dict(connection.execute("SELECT label_no, label FROM labels"))
     batches = []
-    vector_at = STORED.names.index("vector")
     while chunk := cursor.fetchmany(65_536):
-        columns: list[Any] = list(zip(*chunk, strict=True))
-        flat = np.frombuffer(b"".join(columns[vector_at]), dtype="<f4")
+        columns: dict[str, Any] = dict(zip(STORED.names, zip(*chunk, strict=True), strict=True))
+        flat = np.frombuffer(b"".join(columns["vector"]), dtype="<f4")
+        requests = _request_ids(connection, set(columns["request_id"]))
+        columns["request_id"] = [requests[number] for number in columns["request_id"]]
+        for name in ("model_id", "zone"):
+            columns[name] = [labels.get(number) for number in columns[name]]
         arrays = [
             pa.FixedSizeListArray.from_arrays(pa.array(flat), DIM)
             if field.name == "vector"
-            else pa.array(columns[i], type=field.type)
-            for i, field in enumerate(STORED)
+            else pa.array(columns[field.name], type=field.type)
+            for field in STORED
         ]
         batches.append(pa.RecordBatch.from_arrays(arrays, schema=STORED))
     return pa.Table.from_batches(batches, schema=STORED)
 
 
+def _request_ids(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, str]:
+    sql = "SELECT request_no, request_id FROM request_numbers WHERE request_no IN (SELECT value FROM json_each(?))"
+    return dict(connection.execute(sql, (json.dumps(sorted(numbers)),)))
+
+
 def hours_with_rows_after(connection: sqlite3.Connection, *, after_id: int) -> list[tuple[int, int, int]]:
     """The capture hours of rows newer than `after_id`: (hour start in UTC us, new rows, highest id), by hour."""
     return connection.execute(
-        "SELECT captured_at_us / ? * ? AS hour_us, count(*), max(id) FROM fingerprints WHERE id > ? "
+        "SELECT captured_at_us / ? * ? AS hour_us, count(*), max(id) FROM tokens WHERE id > ? "
         "GROUP BY hour_us ORDER BY hour_us",
         (HOUR_US, HOUR_US, after_id),
     ).fetchall()
@@ -289,7 +240,7 @@ def hours_with_rows_after(connection: sqlite3.Connection, *, after_id: int) -> l
 
 def max_id(connection: sqlite3.Connection) -> int:
     """The id of the newest row, 0 in an empty store."""
-    return int(connection.execute("SELECT coalesce(max(id), 0) FROM fingerprints").fetchone()[0])
+    return int(connection.execute("SELECT coalesce(max(id), 0) FROM tokens").fetchone()[0])
 
 
 _RUN_COLUMNS = (

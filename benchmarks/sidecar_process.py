@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
+
 from demo.processes import Stack
 from demo.stack import Places, Ports, sidecar_url, start_sidecar, wait_for, zmq_address
 
@@ -22,6 +24,12 @@ class RunningSidecar:
     url: str
     zmq: str
     database: Path
+    pid: int
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds now."""
+    return int(psutil.Process(pid).memory_info().rss)
 
 
 def free_port() -> int:
@@ -41,7 +49,9 @@ def running_sidecar(*, zmq_port: int | None = None) -> Iterator[RunningSidecar]:
         try:
             program = start_sidecar(stack, ports=ports, places=places)
             wait_for(program, url=f"{sidecar_url(ports)}/health", timeout_s=60)
-            yield RunningSidecar(url=sidecar_url(ports), zmq=zmq_address(ports), database=places.database)
+            yield RunningSidecar(
+                url=sidecar_url(ports), zmq=zmq_address(ports), database=places.database, pid=program.process.pid
+            )
         finally:
             stack.stop()
 

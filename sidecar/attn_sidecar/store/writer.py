@@ -1,4 +1,4 @@
-"""The writing thread: owns the read-write connection, gathers what waits into one transaction, commits, then answers.
+"""The writing thread: owns the read-write connection, commits what waits in one transaction, then answers.
 
 Grouping needs no timer: whatever arrives during one commit makes the next transaction. A commit that fails (disk
 full, locked, read-only) is tried again and again without answering, so that the senders keep their batches; `/health`
@@ -21,6 +21,7 @@ from attn_core.errors import StoreError
 from attn_core.store import open_writer
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
+from attn_sidecar.store.fairness import FairQueue, Job
 from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint
 from attn_sidecar.store.transaction import PreparedGroup, prepare, probe, write
 
@@ -33,7 +34,7 @@ BUSY_TIMEOUT_MS = 1_000
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 2.0
 _NEVER = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, ValueError, OverflowError)
 """Faults of the rows themselves: trying again is useless. (Arrow's errors are ValueErrors.)"""
-Job = ArrivedBatch | PostedFingerprint
+_GROUPS_AHEAD = 2
 
 
 @dataclass
@@ -47,8 +48,19 @@ class WriterCounters:
     last_commit_s: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """The jobs of one transaction, classified where that was possible."""
+
+    jobs: list[Job]
+    prepared: PreparedGroup | None
+
+
 class Writer:
-    """One thread, one connection. `offer` and `post` may be called from any thread and never wait for SQLite."""
+    """Two threads: one classifies the next group while the other writes this one; the latter owns the connection.
+
+    `offer` and `post` may be called from any thread and never wait for SQLite.
+    """
 
     def __init__(
         self,
@@ -66,14 +78,16 @@ class Writer:
         self._on_commit = on_commit
         self._on_room = on_room
         self._now_us = now_us
-        self._jobs: deque[Job] = deque()
-        self._rows_waiting = 0
+        self._jobs = FairQueue()
+        self._groups: deque[_Group] = deque()
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._give_up = threading.Event()
         self._failing = False
         self._starved = False
+        self._no_more_groups = False
         self._thread = threading.Thread(target=self._run, name="attn-writer", daemon=True)
+        self._preparing = threading.Thread(target=self._prepare_groups, name="attn-prepare", daemon=True)
         self._opened = threading.Event()
         self._open_error: StoreError | None = None
         self.counters = WriterCounters()
@@ -84,43 +98,81 @@ class Writer:
         self._opened.wait()
         if self._open_error is not None:
             raise self._open_error
+        self._preparing.start()
 
     @property
     def rows_waiting(self) -> int:
-        """Rows that are decoded but not yet committed."""
-        return self._rows_waiting
+        """Rows that are decoded but not yet classified."""
+        return self._jobs.num_rows
 
     def offer(self, job: ArrivedBatch) -> bool:
         """Take a batch, or return False where too much waits already: `on_room` is called when there is room."""
         with self._changed:
-            if self._rows_waiting and self._rows_waiting + job.batch.rows.num_rows > MAX_ROWS_WAITING:
+            if self._jobs and self._jobs.num_rows + job.batch.rows.num_rows > MAX_ROWS_WAITING:
                 self._starved = True
                 return False
-            self._push(job, job.batch.rows.num_rows)
+            self._push(job)
             return True
 
     def post(self, job: PostedFingerprint) -> None:
         """Take a fingerprint that came over HTTP; raises `StoreError` at once where it could not be stored now."""
         with self._changed:
-            ended = self._stopping.is_set() or not self._thread.is_alive()
-            if ended or self._failing or self._rows_waiting > MAX_ROWS_WAITING:
+            alive = self._thread.is_alive() and self._preparing.is_alive()
+            if self._stopping.is_set() or not alive or self._failing or self._jobs.num_rows > MAX_ROWS_WAITING:
                 raise StoreError("the store cannot take fingerprints at the moment: /health says why")
-            self._push(job, 1)
+            self._push(job)
 
-    def _push(self, job: Job, num_rows: int) -> None:
-        self._jobs.append(job)
-        self._rows_waiting += num_rows
-        self._changed.notify()
+    def _push(self, job: Job) -> None:
+        self._jobs.push(job)
+        self._changed.notify_all()
 
     def stop(self, *, within_s: float) -> None:
-        """Commit what waits, close the database and end the thread; give up on what cannot be committed by then."""
+        """Commit what waits, close the database and end the threads; give up on what cannot be committed by then."""
         with self._changed:
             self._stopping.set()
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join(within_s)
         if self._thread.is_alive():
-            self._give_up.set()
+            with self._changed:
+                self._give_up.set()
+                self._changed.notify_all()
             self._thread.join(BUSY_TIMEOUT_MS / 1000 + 0.5)
+        if self._preparing.ident is not None:
+            self._preparing.join(BUSY_TIMEOUT_MS / 1000)
+
+    def _prepare_groups(self) -> None:
+        """The classifying thread: keeps at most `_GROUPS_AHEAD` groups ready for the writing one."""
+        try:
+            while jobs := self._next_jobs():
+                try:
+                    prepared = prepare(jobs, classifier=self._classifier(), now_us=self._now_us())
+                except _NEVER:
+                    # The writing thread finds out which of them it was, one by one.
+                    prepared = None
+                with self._changed:
+                    self._groups.append(_Group(jobs=jobs, prepared=prepared))
+                    self._changed.notify_all()
+        finally:
+            if not self._stopping.is_set():
+                self._health.ail(PART, "the preparing thread ended: restart the sidecar, its log says why", blocks=True)
+            with self._changed:
+                self._no_more_groups = True
+                self._changed.notify_all()
+
+    def _next_jobs(self) -> list[Job]:
+        """The jobs of the next group; empty when there will be none any more."""
+        with self._changed:
+            while (not self._jobs or len(self._groups) >= _GROUPS_AHEAD) and not self._give_up.is_set():
+                if self._stopping.is_set() and not self._jobs:
+                    return []
+                self._changed.wait()
+            if self._give_up.is_set():
+                return []
+            jobs = self._jobs.take(most_rows=MAX_ROWS_PER_COMMIT)
+            room, self._starved = self._starved, False
+        if room:
+            self._on_room()
+        return jobs
 
     def _run(self) -> None:
         try:
@@ -144,37 +196,33 @@ class Writer:
 
     def _is_done(self) -> bool:
         with self._changed:
-            return self._give_up.is_set() or (self._stopping.is_set() and not self._jobs)
+            return self._give_up.is_set() or (self._no_more_groups and not self._groups)
 
-    def _next_group(self) -> list[Job]:
-        """The jobs of the next transaction; empty where there is none yet and something else may be due."""
+    def _next_group(self) -> _Group | None:
+        """The next transaction; None where there is none yet and something else may be due."""
         with self._changed:
-            if not self._jobs and not self._stopping.is_set():
+            if not self._groups and not self._no_more_groups and not self._give_up.is_set():
                 self._changed.wait(_LAST_RETRY_S if self._health.ails(PART) else None)
-            group: list[Job] = []
-            num_rows = 0
-            while self._jobs and num_rows < MAX_ROWS_PER_COMMIT and not self._give_up.is_set():
-                job = self._jobs.popleft()
-                group.append(job)
-                num_rows += job.batch.rows.num_rows if isinstance(job, ArrivedBatch) else 1
-            self._rows_waiting -= num_rows
-            room, self._starved = self._starved, False
-        if room:
-            self._on_room()
-        return group
+            if not self._groups:
+                return None
+            group = self._groups.popleft()
+            self._changed.notify_all()
+            return group
 
-    def _store_until_done(self, connection: sqlite3.Connection, group: list[Job]) -> None:
+    def _store_until_done(self, connection: sqlite3.Connection, group: _Group) -> None:
         """Commit this group, however long it takes; a job that can never be stored is refused alone."""
         retry_s = _FIRST_RETRY_S
-        while group:
+        jobs, prepared = group.jobs, group.prepared
+        while jobs:
             try:
-                prepared = prepare(group, classifier=self._classifier(), now_us=self._now_us())
+                if prepared is None:
+                    prepared = prepare(jobs, classifier=self._classifier(), now_us=self._now_us())
                 self._commit(connection, prepared)
             except _NEVER as error:
-                self._refuse_or_split(connection, group, error)
+                self._refuse_or_split(connection, jobs, error)
                 return
             except sqlite3.Error as error:
-                group = self._keep_batches(group, error)
+                jobs, prepared = self._keep_batches(jobs, error), None
                 if self._give_up.wait(retry_s):
                     return
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
@@ -227,7 +275,7 @@ class Writer:
     def _refuse_or_split(self, connection: sqlite3.Connection, group: list[Job], error: Exception) -> None:
         if len(group) > 1:
             for job in group:
-                self._store_until_done(connection, [job])
+                self._store_until_done(connection, _Group(jobs=[job], prepared=None))
             return
         reason = f"store: {type(error).__name__}: {error}"
         log_event(_LOG, logging.ERROR, "store.refused", reason=reason)
