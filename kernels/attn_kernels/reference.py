@@ -70,10 +70,7 @@ def probabilities(
     if sinks is not None:
         scores = np.concatenate([scores, sinks[:, None]], axis=1)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    total = weights.sum(axis=1, keepdims=True)
-    if sinks is not None:
-        total += np.exp(sinks[:, None] - scores.max(axis=1, keepdims=True))
-    p: Float64 = weights / total
+    p: Float64 = weights / weights.sum(axis=1, keepdims=True)
     return p[:, :n]
 
 
