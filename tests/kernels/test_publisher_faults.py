@@ -87,6 +87,23 @@ def test_an_absent_sidecar_costs_the_spool_and_gets_it_all_when_it_comes(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_on_its_way_while_it_goes_to_the_spool_is_not_sent_twice(
+    address: str, sinks: list[Sink], tmp_path: Path
+) -> None:
+    """A sidecar that takes its time: each batch is sent, then spooled, and its late acknowledgement still counts."""
+    slow = Sink(address, acknowledge=False)
+    publishing = publish(address, tmp_path, limits=replace(AT_ONCE, ack_timeout_s=1000.0))
+    for number in range(40):
+        publishing.put(step(number))
+        slow.wait(lambda number=number: number in slow.steps("r0"))
+    Watch(publishing).until(lambda f: not f.memory_bytes)
+    assert slow.steps("r0") == list(range(40))
+    slow.close()
+    sinks.append(Sink(address))
+    assert publishing.close(10)
+    assert sinks[0].steps("r0") == list(range(40))
+
+
 def test_beyond_the_spools_bound_the_oldest_are_dropped_counted_and_reported(
     address: str, sinks: list[Sink], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
