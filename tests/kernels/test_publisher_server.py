@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -20,8 +21,10 @@ def test_figures_are_in_sglangs_own_metrics(server: Server, sink: Sink) -> None:
     before = published(server).get("rows_total", 0.0)
     answer = server.chat("What is 2+2?", max_tokens=8, ignore_eos=True)
     sink.ended(answer["id"])
+    give_up_at = time.monotonic() + 60
     found = published(server)
     while found["rows_total"] < before + 10:  # a start, eight tokens, an end; the figures are set once a second
+        assert time.monotonic() < give_up_at, found
         found = published(server)
     assert found["batches_sent_total"] >= found["batches_acknowledged_total"] > 0
     assert found["batches_dropped_total"] == 0
