@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import zmq
@@ -203,17 +204,16 @@ class Publisher:
         """Starts, then tokens, then ends: a reader never meets the token of a request that it does not know."""
         events = [item for item in pending if isinstance(item, RequestEvent)]
         steps = [item for item in pending if isinstance(item, StepRows)]
-        options = {"text_of": self._text_of, "privacy": self._privacy}
         if started := [e for e in events if e.event == "started"]:
-            self._add("requests", lambda: request_batch(started, **options))
+            self._add("requests", started, request_batch)
         if steps:
-            self._add("fingerprints", lambda: fingerprint_batch(steps, **options))
+            self._add("fingerprints", steps, fingerprint_batch)
         if ended := [e for e in events if e.event == "ended"]:
-            self._add("requests", lambda: request_batch(ended, **options))
+            self._add("requests", ended, request_batch)
 
-    def _add(self, kind: str, make: Callable[[], pa.RecordBatch]) -> None:
+    def _add(self, kind: str, items: list[Any], make: Callable[..., pa.RecordBatch]) -> None:
         try:
-            rows = make()
+            rows = make(items, text_of=self._text_of, privacy=self._privacy)
             self._outbox.add(kind, rows)
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
             # Ids of a multimodal prompt may be no token's at all; one odd request must not end the publishing.
