@@ -98,11 +98,19 @@ def test_what_can_be_captured_is_not_refused() -> None:
 
 def test_on_a_gpu_the_capture_chooses_what_it_needs() -> None:
     args = sglang_args()
-    flags.prepare(args, has_gpu=True)
+    flags.prepare(args, settings.CaptureSettings(), has_gpu=True)
     assert (args.attention_backend, args.disable_cuda_graph) == ("triton", True)
     untouched = sglang_args()
-    flags.prepare(untouched, has_gpu=False)
+    flags.prepare(untouched, settings.CaptureSettings(), has_gpu=False)
     assert untouched == sglang_args()
+
+
+def test_with_cuda_graphs_only_decoding_keeps_them() -> None:
+    args = sglang_args()
+    flags.prepare(args, settings.CaptureSettings(cuda_graphs=True), has_gpu=True)
+    assert (args.disable_cuda_graph, args.disable_prefill_cuda_graph) == (False, True)
+    refused = flags.why_refused(sglang_args(), settings.CaptureSettings(cuda_graphs=True, budget_percent=1.0))
+    assert "--attention-tokens-cuda-graphs" in refused
 
 
 def run(code: str, *argv: str) -> subprocess.CompletedProcess[str]:

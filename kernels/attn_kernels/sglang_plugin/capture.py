@@ -17,7 +17,7 @@ import torch
 
 from attn_kernels.sglang_plugin.budget import Budget
 from attn_kernels.sglang_plugin.plan import Plan, plan_of
-from attn_kernels.sglang_plugin.readers import LayerCall, Reader, StepCapture
+from attn_kernels.sglang_plugin.readers import LayerCall, Reader, RecordingReader, StepCapture
 from attn_kernels.sglang_plugin.settings import CaptureSettings
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class Capture:
         self.settings = settings
         self.runner = runner
         self.reading = False
+        self._recording = False
         self._reader = reader
         self._budget = budget
         self._wanted = frozenset(layer_ids)
@@ -85,7 +86,7 @@ class Capture:
         finally:
             self.reading = False
         with self._counted():
-            captured = self._reader.finish(forward_batch)
+            captured = self._reader.finish(forward_batch, replayed=getattr(output, "can_run_graph", False))
         if captured is None:
             if not self._told:
                 logger.error("Attention capture: a layer could not be read; such steps are left out, and marked so.")
@@ -101,10 +102,22 @@ class Capture:
         with self._counted():
             return self._reader.attend(replace(call, budget=self._budget))
 
+    def before_recording(self, graph_runner: Any, forward_batch: Any) -> None:
+        """SGLang's ``capture_head_hooks``: a decode step is about to be recorded in a CUDA graph."""
+        if graph_runner.model_runner is self.runner and isinstance(self._reader, RecordingReader):
+            self._reader.record(forward_batch)
+            self.reading = self._recording = True
+
+    def after_recording(self, graph_runner: Any, output: Any, forward_batch: Any, num_tokens: int) -> None:
+        """SGLang's ``capture_tail_hooks``: its layers are recorded."""
+        if self._recording and isinstance(self._reader, RecordingReader):
+            self.reading = self._recording = False
+            self._reader.recorded(self.runner.attn_backend.forward_metadata.num_kv_splits)
+
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
         """The time inside is the capture's own."""
-        if self._budget is None:
+        if self._budget is None or self._recording:
             yield
             return
         self._budget.begin_work()

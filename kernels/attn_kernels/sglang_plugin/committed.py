@@ -66,7 +66,15 @@ class OnHost:
             if commits[row] is not None and asked:
                 _answer(batch.reqs[row], commits[row], (commits[row].output_index, commits[row].token_ids[0]), plan)
         kept = [i for i, row in enumerate(plan.rows) if commits[row] is not None]
-        if self.captured.rows is not None and kept:
+        if self.captured.rows is None:
+            return
+        # NaN: a row that the static buffers had no room for, as requests that share a long cached prefix may need.
+        unread = self.captured.rows.vector[:, 0].isnan().tolist()
+        for i in kept:
+            if unread[i] and plan.asked[i]:
+                token = commits[plan.rows[i]]
+                _answer(batch.reqs[plan.rows[i]], token, (token.output_index, token.token_ids[0]), plan)
+        if kept := [i for i in kept if not unread[i]]:
             self._give(batch, commits, kept, self.captured.rows)
 
     def _give(self, batch: Any, commits: Sequence[Any], kept: list[int], captured: Captured) -> None:

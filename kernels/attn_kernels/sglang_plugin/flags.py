@@ -53,6 +53,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="Publish fingerprints only: token ids, texts, prompts and positions are not sent to the sidecar.",
     )
     group.add_argument(
+        "--attention-tokens-cuda-graphs",
+        action="store_true",
+        help="Keep CUDA graphs for decoding, with the capture recorded in them. Not yet proven on a device, hence off: "
+        "without it the server decodes without graphs.",
+    )
+    group.add_argument(
         "--attention-capture-budget",
         type=_percent,
         metavar="PCT",
@@ -141,6 +147,7 @@ def settings_from_args(args: argparse.Namespace) -> CaptureSettings | None:
         publish_address=args.attention_tokens_publish,
         capture=args.attention_tokens_capture,
         privacy=args.attention_tokens_privacy,
+        cuda_graphs=args.attention_tokens_cuda_graphs,
         budget_percent=args.attention_capture_budget,
         spool_dir=args.attention_tokens_spool_dir and str(Path(args.attention_tokens_spool_dir).absolute()),
         spool_bytes=args.attention_tokens_spool_bytes,
@@ -167,6 +174,11 @@ def why_refused(server_args: Any, capture_settings: CaptureSettings) -> str | No
     for name, holds in wanted:
         if not holds(server_args):
             return f"--return-attention-tokens does not work with {name} yet: leave one of the two out."
+    if capture_settings.budget_percent is not None and capture_settings.cuda_graphs:
+        return (
+            "--attention-capture-budget does not work with --attention-tokens-cuda-graphs: inside a graph the "
+            "capture's cost cannot be told from the rest. Leave one of the two out."
+        )
     if capture_settings.budget_percent is not None and server_args.tp_size > 1:
         return (
             "--attention-capture-budget does not work with --tp-size above 1: ranks that measure for themselves would "
@@ -175,15 +187,19 @@ def why_refused(server_args: Any, capture_settings: CaptureSettings) -> str | No
     return None
 
 
-def prepare(server_args: Any, *, has_gpu: bool) -> None:
+def prepare(server_args: Any, capture_settings: CaptureSettings, *, has_gpu: bool) -> None:
     """Choose, where the user did not, what the capture needs on a GPU."""
     if not has_gpu:
         return
     if server_args.attention_backend is None:
         server_args.attention_backend = "triton"
         logger.info("--return-attention-tokens: attention backend 'triton' chosen, since it is what can be captured.")
-    if not server_args.disable_cuda_graph:
+    if capture_settings.cuda_graphs:
+        # A prefill's last position is read beside its attention, by a hook that a graph would not call.
+        server_args.disable_prefill_cuda_graph = True
+    elif not server_args.disable_cuda_graph:
         server_args.disable_cuda_graph = True
         logger.warning(
-            "--return-attention-tokens: CUDA graphs are off, since the capture does not run inside them yet."
+            "--return-attention-tokens: CUDA graphs are off. --attention-tokens-cuda-graphs records the capture in "
+            "them, which is tested without a GPU only."
         )

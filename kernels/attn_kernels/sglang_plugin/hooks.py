@@ -185,7 +185,7 @@ def server_hooks() -> list[Hook]:
 
 def scheduler_hooks() -> list[Hook]:
     """The scheduler process: the capture itself, and the publisher."""
-    from attn_kernels.sglang_plugin import capture, prompt_tokens, scheduler
+    from attn_kernels.sglang_plugin import building, capture, prompt_tokens, scheduler
 
     backends = (
         "layers.attention.torch_native_backend.TorchNativeAttnBackend",
@@ -239,6 +239,21 @@ def scheduler_hooks() -> list[Hook]:
             why="the backend gets a copy of the batch, so the step's plan is published here",
             breaks="no step is captured",
             relies_on=("forward_batch",),
+        ),
+        Hook(
+            target="model_executor.model_runner.ModelRunner.init_cuda_graphs",
+            kind=HookType.AROUND,
+            function=building.around_init_cuda_graphs,
+            why="model and cache are there, graphs are not yet recorded: the capture is built, and recorded with them",
+            breaks="nothing is captured",
+        ),
+        Hook(
+            target="mem_cache.kv_cache_configurator.KVCacheConfigurator._profile_available_bytes",
+            kind=HookType.AROUND,
+            function=building.around_profile_available_bytes,
+            why="the capture's buffers are taken from the KV cache's budget",
+            breaks="the buffers come on top of it, up to 1% of its size",
+            optional=True,
         ),
         Hook(
             target="managers.schedule_batch.Req._compute_max_prefix_len",

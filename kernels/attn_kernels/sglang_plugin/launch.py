@@ -24,7 +24,7 @@ def around_from_cli_args(original: Callable[..., Any], cls: type, args: argparse
         return server_args
     if reason := flags.why_refused(server_args, capture_settings):
         raise SystemExit(reason)
-    flags.prepare(server_args, has_gpu=_has_gpu())
+    flags.prepare(server_args, capture_settings, has_gpu=_has_gpu())
     hooks.warn_of_unknown_version()
     install_or_exit(hooks.server_hooks)
     return server_args

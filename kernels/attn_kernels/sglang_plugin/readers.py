@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from sglang.srt.mem_cache.swa_memory_pool import BaseSWAKVPool
@@ -67,8 +67,24 @@ class Reader(Protocol):
         """Run a captured layer's attention and give its output, keeping what the fingerprints need."""
         ...
 
-    def finish(self, forward_batch: Any) -> StepCapture | None:
-        """The step's fingerprints, or None where a captured layer was not seen, or not as it can be read."""
+    def finish(self, forward_batch: Any, *, replayed: bool) -> StepCapture | None:
+        """The step's fingerprints, or None where a captured layer was not seen, or not as it can be read.
+
+        `replayed`: the step was a CUDA graph's, whose layers pass no hook.
+        """
+        ...
+
+
+@runtime_checkable
+class RecordingReader(Protocol):
+    """A reader whose work can be recorded in a CUDA graph."""
+
+    def record(self, forward_batch: Any) -> None:
+        """The layers that follow are recorded."""
+        ...
+
+    def recorded(self, num_splits: torch.Tensor) -> None:
+        """They were; record what finishes the step."""
         ...
 
 
@@ -145,7 +161,7 @@ class TorchReader:
             windowed_pool=pool if own_slots else None,
         )
 
-    def finish(self, forward_batch: Any) -> StepCapture | None:
+    def finish(self, forward_batch: Any, *, replayed: bool) -> StepCapture | None:
         """See `Reader`."""
         plan, kept = self._plan, self._kept
         self._plan = None

@@ -6,20 +6,15 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 from sglang.srt.runtime_context import get_parallel
 
 from attn_core.wire import SourceInfo
 from attn_kernels.publisher import Publisher
-from attn_kernels.sglang_plugin.budget import Budget, CudaStopwatch, HostStopwatch
-from attn_kernels.sglang_plugin.capture import Capture, Observer
+from attn_kernels.sglang_plugin.building import built_of
+from attn_kernels.sglang_plugin.capture import Observer
 from attn_kernels.sglang_plugin.committed import Journal, OnDevice
-from attn_kernels.sglang_plugin.kinds import survey
 from attn_kernels.sglang_plugin.publishing import start_publisher
-from attn_kernels.sglang_plugin.readers import TorchReader
 from attn_kernels.sglang_plugin.settings import from_environment
-from attn_kernels.torch_ops import HeadShards
 
 logger = logging.getLogger(__name__)
 
@@ -34,47 +29,20 @@ def after_init(result: Any, self: Any, server_args: Any, *args: Any, **options: 
         logger.warning("Attention capture: off, this model embeds or classifies and generates no tokens.")
         return
     config = runner.model_config
-    found = survey(runner)
-    if not found.layer_ids:
+    found, capture = built_of(runner)
+    if capture is None:
         logger.warning("Attention capture: off, nothing of this model can be captured: %s. Serving on.", found.told())
         return
-    parallel = get_parallel()
-    shards = None
-    if parallel.attn_tp_size > 1:
-        group = parallel.attn_tp_group.device_group
-        shards = HeadShards(
-            num_heads=config.num_attention_heads,
-            all_reduce=lambda tensor: torch.distributed.all_reduce(tensor, group=group),
-        )
     info = SourceInfo(
         model_id=server_args.served_model_name or server_args.model_path,
         captured_layers=found.layer_ids,
         num_heads=config.num_attention_heads,
     )
     publisher = None
-    if parallel.attn_tp_rank == 0:  # every rank has the same rows
+    if get_parallel().attn_tp_rank == 0:  # every rank has the same rows
         publisher = start_publisher(settings, scheduler=self, server_args=server_args, info=info)
     self._attention_publisher = publisher
     journal = Journal.current = Journal(publisher)
-    reader = TorchReader(
-        runner=runner,
-        layer_ids=found.layer_ids,
-        k=settings.top_k,
-        is_torch_native=type(runner.attn_backend) is TorchNativeAttnBackend,
-        shards=shards,
-    )
-    budget = None
-    if settings.budget_percent is not None:
-        stopwatch = CudaStopwatch() if runner.device == "cuda" else HostStopwatch()
-        budget = Budget(fraction=settings.budget_percent / 100, stopwatch=stopwatch)
-    Capture.current = Capture(
-        settings=settings,
-        layer_ids=found.layer_ids,
-        runner=runner,
-        reader=reader,
-        started=journal.started,
-        budget=budget,
-    )
     runner.sampling_observer = Observer(lambda finished: OnDevice(finished, journal))
     logger.info(
         "Attention capture: layers %s of %d, %d heads, top-%d, %s requests, publishing %s%s%s.",

@@ -25,6 +25,8 @@ class CaptureSettings:
     """ZMQ address of the sidecar, or ``off``."""
     capture: Literal["all", "requested"] = "all"
     privacy: bool = False
+    cuda_graphs: bool = False
+    """Whether decode steps are recorded in CUDA graphs, with their capture."""
     budget_percent: float | None = None
     """What the capture may cost, in percent of the rest of a step; None for no bound."""
     spool_dir: str | None = None
