@@ -107,7 +107,7 @@ CREATE TABLE IF NOT EXISTS zone_labels (
     PRIMARY KEY (run_id, cluster_id, zone)
 ) STRICT, WITHOUT ROWID;
 
--- One row a token, as a person and every reader see it; a row is taken out with DELETE FROM fingerprints WHERE ...
+-- One row a token, as a person and every reader see it; DELETE and UPDATE work on it as on a table.
 CREATE VIEW IF NOT EXISTS fingerprints AS
 SELECT t.id, r.request_id, t.step, t.captured_at_us, t.stored_at_us,
        (SELECT label FROM labels WHERE label_no = t.model_no) AS model_id,
@@ -121,6 +121,36 @@ LEFT JOIN request_numbers AS r ON r.request_no = t.request_no;
 CREATE TRIGGER IF NOT EXISTS fingerprints_delete INSTEAD OF DELETE ON fingerprints
 BEGIN
     DELETE FROM tokens WHERE id = OLD.id;
+END;
+
+CREATE TRIGGER IF NOT EXISTS fingerprints_update INSTEAD OF UPDATE ON fingerprints
+BEGIN
+    INSERT OR IGNORE INTO request_numbers (request_id) VALUES (NEW.request_id);
+    INSERT OR IGNORE INTO labels (label) SELECT NEW.model_id WHERE NEW.model_id IS NOT NULL;
+    INSERT OR IGNORE INTO labels (label) SELECT NEW.zone WHERE NEW.zone IS NOT NULL;
+    INSERT OR IGNORE INTO labels (label) SELECT NEW.classified_run_id WHERE NEW.classified_run_id IS NOT NULL;
+    UPDATE tokens SET
+        id = NEW.id,
+        request_no = (SELECT request_no FROM request_numbers WHERE request_id = NEW.request_id),
+        step = NEW.step,
+        captured_at_us = NEW.captured_at_us,
+        stored_at_us = NEW.stored_at_us,
+        model_no = (SELECT label_no FROM labels WHERE label = NEW.model_id),
+        token_id = NEW.token_id,
+        token_text = NEW.token_text,
+        vector = NEW.vector,
+        context_len = NEW.context_len,
+        sink_mass = NEW.sink_mass,
+        prompt_mass = NEW.prompt_mass,
+        periodicity = NEW.periodicity,
+        zone_no = (SELECT label_no FROM labels WHERE label = NEW.zone),
+        zone_confidence = NEW.zone_confidence,
+        cluster_id = NEW.cluster_id,
+        classified_run_no = (SELECT label_no FROM labels WHERE label = NEW.classified_run_id),
+        topk_positions = NEW.topk_positions,
+        topk_probs = NEW.topk_probs,
+        residual_mass = NEW.residual_mass
+    WHERE id = OLD.id;
 END;
 
 CREATE VIEW IF NOT EXISTS zones_per_hour AS

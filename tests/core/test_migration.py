@@ -90,3 +90,17 @@ def test_a_row_is_taken_out_by_hand(old):
     with closing(store.open_writer(old)) as connection:
         connection.execute("DELETE FROM fingerprints WHERE request_id = 'b' AND step = 0")
         assert [row[0] for row in everything(connection)] == [4, 5]
+
+
+def test_rows_are_changed_by_hand(old):
+    """Plain columns and those that are numbers underneath, with values new to the file."""
+    with closing(store.open_writer(old)) as connection:
+        connection.execute(
+            "UPDATE fingerprints SET zone = 'by hand', request_id = 'c', sink_mass = 0.75, model_id = NULL WHERE id > 4"
+        )
+        changed = list(ROWS[2])
+        for name, value in (("zone", "by hand"), ("request_id", "c"), ("sink_mass", 0.75), ("model_id", None)):
+            changed[COLUMNS.split(", ").index(name)] = value
+        assert everything(connection) == [*ROWS[:2], tuple(changed)]
+        with pytest.raises(sqlite3.IntegrityError):
+            connection.execute("UPDATE fingerprints SET vector = x'00' WHERE id = 1")
