@@ -18,6 +18,7 @@ from attn_sidecar.api.events import Events
 from attn_sidecar.api.explorer import Explorer
 from attn_sidecar.api.openapi import openapi_document
 from attn_sidecar.api.problems import HANDLERS
+from attn_sidecar.api.quick import QuickApp
 from attn_sidecar.desk import ClassifyDesk
 from attn_sidecar.discovery import Discovery
 from attn_sidecar.health import HealthBoard
@@ -139,9 +140,10 @@ def create_app(sidecar: Sidecar, *, static_dir: Path = STATIC_DIR) -> FastAPI:
         finally:
             await asyncio.to_thread(sidecar.stop)
 
-    app = FastAPI(title="Attention Explorer sidecar", version=__version__, lifespan=lifespan)
+    app = QuickApp(title="Attention Explorer sidecar", version=__version__, lifespan=lifespan)
     endpoints = sidecar.endpoints()
     events = Events(live=sidecar.live, readers=sidecar.readers, discovery=sidecar.discovery)
+    app.go_around({e.path: e.quick for e in endpoints if e.quick is not None})
     # Plain Starlette routes: FastAPI's own would spend more on arguments than a classification costs.
     app.router.routes.extend(Route(e.path, e.handler, methods=[e.method]) for e in endpoints)
     app.router.routes.append(WebSocketRoute("/events", events.serve))

@@ -1,4 +1,8 @@
-"""The classifying thread: questions that arrive during one batch make the next, so that NumPy's cost is shared."""
+"""Where questions are answered: a lone vector at once, on the event loop, by plain arithmetic.
+
+What that leaves (a vector that breaks an invariant, a classifier of very many prototypes) goes to a thread, where
+questions that arrive during one batch make the next, so that NumPy's cost is shared.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,15 @@ from collections import deque
 from dataclasses import dataclass
 
 from attn_core.errors import InvalidFingerprint
+from attn_core.lone import LoneClassifier, checked
 from attn_sidecar.discovery import Discovery
 from attn_sidecar.health import HealthBoard
-from attn_sidecar.manifold import Manifold, Question, manifolds
+from attn_sidecar.manifold import Manifold, Question, manifold_from_answer, manifolds
 
 PART = "classify"
 MAX_QUESTIONS_A_BATCH = 512
+MOST_PROTOTYPES_AT_ONCE = 4096
+"""Beyond this many a single vector would hold the event loop up for longer than a hand-over to the thread costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +30,7 @@ class _Asked:
 
 
 class ClassifyDesk:
-    """Answers `/classify` off the event loop."""
+    """Answers `/classify`."""
 
     def __init__(self, discovery: Discovery, *, health: HealthBoard) -> None:
         self._discovery = discovery
@@ -32,6 +39,8 @@ class ClassifyDesk:
         self._bell = threading.Condition()
         self._stopping = False
         self._ended = False
+        self._lone_of = discovery.served.classifier
+        self._lone = LoneClassifier(self._lone_of)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="attn-classify", daemon=True)
 
@@ -47,6 +56,21 @@ class ClassifyDesk:
             self._bell.notify()
         if self._thread.ident is not None:
             self._thread.join()
+
+    def at_once(self, question: Question) -> tuple[Manifold, str | None] | None:
+        """The answer of a lone vector, in some 50 us where it is asked; None where `classify` has to say."""
+        classifier = self._discovery.served.classifier
+        if self._lone_of is not classifier:
+            self._lone, self._lone_of = LoneClassifier(classifier), classifier
+        if self._lone.num_prototypes > MOST_PROTOTYPES_AT_ONCE:
+            return None
+        row = checked(question.vector, question.context_len)
+        if row is None:
+            return None
+        answer = self._lone.classify(
+            row, context_len=question.context_len, sink_mass=question.sink_mass, periodicity=question.periodicity
+        )
+        return manifold_from_answer(*answer), classifier.run_id
 
     async def classify(self, question: Question) -> tuple[Manifold, str | None]:
         """The manifold of one vector and the run that says so; raises `InvalidFingerprint`."""

@@ -65,11 +65,16 @@ def manifolds(classifier: Classifier, questions: Sequence[Question]) -> list[Man
 
 def manifold_of(classified: Classified, row: int) -> Manifold:
     """Row `row` of a batch of answers."""
-    cluster_id = int(classified.cluster_id[row])
+    zone, confidence = int(classified.zone_index[row]), float(classified.confidence[row])
+    return manifold_from_answer(zone, confidence, int(classified.cluster_id[row]))
+
+
+def manifold_from_answer(zone_index: int, confidence: float, cluster_id: int) -> Manifold:
+    """The manifold as it is printed."""
     return Manifold(
-        zone=ZONES[classified.zone_index[row]],
+        zone=ZONES[zone_index],
         # Six decimals: float32 holds no more, and 0.85 reads as 0.85.
-        confidence=round(float(classified.confidence[row]), 6),
+        confidence=round(confidence, 6),
         cluster_id=cluster_id,
         cluster_label=cluster_label(cluster_id),
     )

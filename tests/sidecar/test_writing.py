@@ -150,6 +150,7 @@ def test_a_fault_of_the_classifying_thread_is_told_and_not_waited_for(settings, 
         ail(*args, **options)
 
     monkeypatch.setattr("attn_sidecar.desk.manifolds", fault)
+    monkeypatch.setattr("attn_sidecar.desk.MOST_PROTOTYPES_AT_ONCE", -1)  # everything goes to the thread
     monkeypatch.setattr(sidecar.health, "ail", ail_late)
     with TestClient(create_app(sidecar), raise_server_exceptions=False) as client:
         for _ in range(2):

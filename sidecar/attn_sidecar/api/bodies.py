@@ -1,4 +1,4 @@
-"""What callers send: read up to a bound, and decoded by msgspec."""
+"""What callers send, decoded and checked by msgspec."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
-from starlette.requests import Request
 
 from attn_core.fingerprint import DIM
 from attn_sidecar.admission import LATEST_INSTANT_US, MAX_ID_CHARS
 from attn_sidecar.api.problems import Problem, vector_problem
+from attn_sidecar.api.quick import JSON_HINT
 from attn_sidecar.manifold import Question
 
-MAX_BODY_BYTES = 1 << 20
 _INT32_MAX = 2**31 - 1
-_JSON_HINT = "send JSON with the header content-type: application/json"
 
 Vector = Annotated[
     list[float],
@@ -52,20 +50,8 @@ class FingerprintBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 Body = TypeVar("Body", ClassifyBody, FingerprintBody)
 
 
-async def read_body(request: Request, decoder: msgspec.json.Decoder[Body]) -> Body:
-    """The decoded body; raises `Problem` 400, 413, 415 or 422."""
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise Problem(
-            415,
-            "content-type",
-            title="Not JSON by its content type",
-            detail=f"content-type is {content_type[:100]!r}" if content_type else "there is no content-type header",
-            mend=_JSON_HINT,
-        )
-    raw = await _read_bounded(request)
-    if not raw:
-        raise Problem(400, "empty-body", title="The body is empty", detail="no byte was sent", mend=_JSON_HINT)
+def decoded(raw: bytes, decoder: msgspec.json.Decoder[Body], *, path: str) -> Body:
+    """The body as a struct; raises `Problem` 400 or 422."""
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
@@ -74,7 +60,7 @@ async def read_body(request: Request, decoder: msgspec.json.Decoder[Body]) -> Bo
             "body-invalid",
             title="The body is not what this endpoint takes",
             detail=str(error),
-            mend=f"fields of {request.url.path}: {', '.join(decoder.type.__struct_fields__)}; see GET /openapi.json",
+            mend=f"fields of {path}: {', '.join(decoder.type.__struct_fields__)}; see GET /openapi.json",
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(
@@ -82,32 +68,8 @@ async def read_body(request: Request, decoder: msgspec.json.Decoder[Body]) -> Bo
             "not-json",
             title="The body is not JSON",
             detail=str(error),
-            mend=f"{_JSON_HINT}, in UTF-8; NaN and Infinity are not JSON numbers, and no fingerprint holds them",
+            mend=f"{JSON_HINT}, in UTF-8; NaN and Infinity are not JSON numbers, and no fingerprint holds them",
         ) from error
-
-
-async def _read_bounded(request: Request) -> bytes:
-    said = request.headers.get("content-length", "")
-    if said.isdigit() and int(said) > MAX_BODY_BYTES:
-        raise _too_large(f"content-length says {said} bytes")
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise _too_large(f"more than {MAX_BODY_BYTES} bytes were sent")
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _too_large(detail: str) -> Problem:
-    return Problem(
-        413,
-        "body-too-large",
-        title="The body is too large",
-        detail=detail,
-        mend=f"a body has at most {MAX_BODY_BYTES} bytes; one fingerprint needs about 400",
-    )
 
 
 def question_from_body(body: ClassifyBody | FingerprintBody) -> Question:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
 
 from attn_core.bundle import SCHEMA_VERSION
-from attn_sidecar.api.bodies import ClassifyBody, question_from_body, read_body
-from attn_sidecar.api.endpoint import Endpoint, json_response
+from attn_sidecar.api.bodies import ClassifyBody, decoded, question_from_body
+from attn_sidecar.api.endpoint import Endpoint
+from attn_sidecar.api.quick import on_the_long_way
 from attn_sidecar.desk import ClassifyDesk
 from attn_sidecar.manifold import Manifold
 
@@ -25,16 +24,19 @@ def endpoints(desk: ClassifyDesk) -> list[Endpoint]:
     """The endpoint, answering from this desk."""
     decoder = msgspec.json.Decoder(ClassifyBody)
 
-    async def classify(request: Request) -> Response:
-        question = question_from_body(await read_body(request, decoder))
-        manifold, run_id = await desk.classify(question)
-        return json_response(ClassifyAnswer(manifold=manifold, schema_version=SCHEMA_VERSION, run_id=run_id))
+    encoder = msgspec.json.Encoder()
+
+    async def classify(raw: bytes) -> tuple[int, bytes]:
+        question = question_from_body(decoded(raw, decoder, path="/classify"))
+        manifold, run_id = desk.at_once(question) or await desk.classify(question)
+        return 200, encoder.encode(ClassifyAnswer(manifold=manifold, schema_version=SCHEMA_VERSION, run_id=run_id))
 
     return [
         Endpoint(
             method="POST",
             path="/classify",
-            handler=classify,
+            handler=on_the_long_way(classify, name="classify"),
+            quick=classify,
             summary="Classify a fingerprint",
             body=ClassifyBody,
             answer=ClassifyAnswer,

@@ -12,6 +12,8 @@ from starlette.responses import Response
 from attn_sidecar.api.problems import Problem
 
 Handler = Callable[[Request], Awaitable[Response]]
+Quick = Callable[[bytes], Awaitable[tuple[int, bytes]]]
+"""From a body that came as JSON to status and JSON; raises what `problems.HANDLERS` know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class Endpoint:
     body: type[msgspec.Struct] | None = None
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[int, ...] = ()
+    quick: Quick | None = None
+    """A way around the framework for what is asked most: `attn_sidecar.api.quick`."""
 
 
 def json_response(answer: msgspec.Struct, *, status: int = 200) -> Response:

@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
 
 from attn_core.bundle import SCHEMA_VERSION
-from attn_sidecar.api.bodies import FingerprintBody, question_from_body, read_body
-from attn_sidecar.api.endpoint import Endpoint, json_response
+from attn_sidecar.api.bodies import FingerprintBody, decoded, question_from_body
+from attn_sidecar.api.endpoint import Endpoint
+from attn_sidecar.api.quick import on_the_long_way
 from attn_sidecar.desk import ClassifyDesk
 from attn_sidecar.manifold import Manifold
 from attn_sidecar.store.jobs import PostedFingerprint, Stored
@@ -33,10 +32,10 @@ def endpoints(writer: Writer, *, desk: ClassifyDesk, now_us: Callable[[], int]) 
     """The endpoint, classifying at this desk, storing through this writer."""
     decoder = msgspec.json.Decoder(FingerprintBody)
 
-    async def add_fingerprint(request: Request) -> Response:
-        body = await read_body(request, decoder)
+    async def add_fingerprint(raw: bytes) -> tuple[int, bytes]:
+        body = decoded(raw, decoder, path="/fingerprint")
         question = question_from_body(body)
-        manifold, run_id = await desk.classify(question)
+        manifold, run_id = desk.at_once(question) or await desk.classify(question)
         stored = await _store(
             writer,
             lambda answer: PostedFingerprint(
@@ -57,13 +56,14 @@ def endpoints(writer: Writer, *, desk: ClassifyDesk, now_us: Callable[[], int]) 
             schema_version=SCHEMA_VERSION,
             run_id=run_id,
         )
-        return json_response(answer, status=201 if stored.stored else 200)
+        return 201 if stored.stored else 200, msgspec.json.encode(answer)
 
     return [
         Endpoint(
             method="POST",
             path="/fingerprint",
-            handler=add_fingerprint,
+            handler=on_the_long_way(add_fingerprint, name="add_fingerprint"),
+            quick=add_fingerprint,
             summary="Store and classify a fingerprint",
             body=FingerprintBody,
             answer=FingerprintAnswer,
