@@ -156,7 +156,6 @@ def combine_kernel(  # type: ignore[no-untyped-def]
     NumSplits,
     Plan,
     Windows,
-    Sinks,
     Normalisers,
     lse_stride_layer,
     normaliser_stride_layer,
@@ -166,7 +165,6 @@ def combine_kernel(  # type: ignore[no-untyped-def]
     S: tl.constexpr,
     SP: tl.constexpr,
     ROWS: tl.constexpr,
-    HAS_SINKS: tl.constexpr,
 ):
     """One normaliser a head from its splits, where they are too many to be added up anew for each block of positions.
 
@@ -184,5 +182,5 @@ def combine_kernel(  # type: ignore[no-untyped-def]
     heads = tl.program_id(1) * HB + tl.arange(0, HB)
     head_mask = heads < HEADS
     base = layer * lse_stride_layer + row * (HEADS * S)
-    norm = _normaliser(Lse, Sinks, base, layer * HEADS, heads, head_mask, active, S, SP, HAS_SINKS)
+    norm = _normaliser(Lse, base, heads, head_mask, active, S, SP)
     tl.store(Normalisers + layer * normaliser_stride_layer + row * HEADS + heads, norm, mask=head_mask)

@@ -94,7 +94,7 @@ class CaptureShape:
             "sums": (self.capacity + blocks * SLOTS,),
             "records": (blocks, RECORD),
             "maxima": (blocks,),
-            "outputs": (2, self.max_rows, NUM_OUTPUTS + 2 * self.top_k),
+            "outputs": (3, self.max_rows, NUM_OUTPUTS + 2 * self.top_k),
             "plan": (3 * self.rows + 1,),
             "constants": (layers * (2 + self.num_heads) + 2 * RECORD + SLOTS + self.rows,),
         }

@@ -33,6 +33,8 @@ _MOST_BLOCKS_SORTED = 64
 """Up to this many best positions are looked for in the best blocks alone."""
 _PROGRAMS_PER_PROCESSOR = 8
 _PROGRAMS_ON_CPU = 3
+_OF_GRAPHS = 2
+"""Of the outputs' buffers, the one that recorded launches write to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,22 +187,27 @@ class Capture:
             num_warps=4,
         )
 
-    def finish(self, *, num_splits: torch.Tensor | None = None) -> Captured:
+    def finish(self, *, num_splits: torch.Tensor | None = None, recorded: bool = False) -> Captured:
         """The step's fingerprints: rows 0..B-1 of the batch, NaN and no positions where a request is not captured.
 
         `num_splits` is int32 [>= B], SGLang's ``forward_metadata.num_kv_splits``, where its decode kernels made the
         log-sum-exps; None after `beside`. After `normalise` pass `Buffers.one_split`. The tensors are views of one of
-        two buffers used in turn: copy them, or `packed`, before the next but one step.
+        two buffers used in turn: copy them, or `packed`, before the next but one step. `recorded`: the launches are
+        recorded in a CUDA graph, and write to a third buffer, which `replayed` shows.
         """
         self._sums(num_splits, records=True)
-        return self._rows()
+        return self._rows(recorded=recorded)
+
+    def replayed(self, batch: int) -> Captured:
+        """What the graph that was replayed last gave for the first `batch` requests."""
+        return unpack(self.buffers.outputs[_OF_GRAPHS][:batch], k=self.shape.top_k)
 
     def sums(self, *, num_splits: torch.Tensor | None = None) -> torch.Tensor:
         """The first half alone, where other ranks hold other heads: the float32 buffer to be summed over ranks."""
         self._sums(num_splits, records=False)
         return self.buffers.sums
 
-    def statistics(self) -> Captured:
+    def statistics(self, *, recorded: bool = False) -> Captured:
         """The second half alone, once `Buffers.sums` holds what all ranks have added up."""
         shape, buffers = self.shape, self.buffers
         finish_ops.records_kernel[(self._programs,)](
@@ -213,14 +220,14 @@ class Capture:
             BLOCK=BLOCK,
             num_warps=4,
         )
-        return self._rows()
+        return self._rows(recorded=recorded)
 
     def _sums(self, num_splits: torch.Tensor | None, *, records: bool) -> None:
         shape, buffers = self.shape, self.buffers
-        lse, splits, has_sinks = buffers.lse, buffers.all_splits if num_splits is None else num_splits, shape.has_sinks
+        lse, splits = buffers.lse, buffers.all_splits if num_splits is None else num_splits
         if shape.max_splits > _MOST_SPLITS_INLINE:
             self._combine(splits)
-            lse, splits, has_sinks = buffers.normalisers, buffers.one_split, False
+            lse, splits = buffers.normalisers, buffers.one_split
         finish_ops.sums_kernel[(self._programs,)](
             buffers.scores,
             lse,
@@ -244,7 +251,7 @@ class Capture:
             SP=triton.next_power_of_2(lse.shape[3]),
             ROWS=shape.rows,
             BLOCK=BLOCK,
-            HAS_SINKS=has_sinks,
+            HAS_SINKS=shape.has_sinks,
             RECORDS=records,
             num_warps=4,
         )
@@ -257,7 +264,6 @@ class Capture:
             num_splits,
             buffers.plan,
             buffers.windows,
-            buffers.sinks,
             buffers.normalisers,
             buffers.lse.stride(0),
             buffers.normalisers.stride(0),
@@ -267,13 +273,12 @@ class Capture:
             S=shape.max_splits,
             SP=triton.next_power_of_2(shape.max_splits),
             ROWS=shape.rows,
-            HAS_SINKS=shape.has_sinks,
             num_warps=4,
         )
 
-    def _rows(self) -> Captured:
+    def _rows(self, *, recorded: bool) -> Captured:
         shape, buffers = self.shape, self.buffers
-        self._turn = 1 - self._turn
+        self._turn = _OF_GRAPHS if recorded else int(self._turn == 0)
         out = buffers.outputs[self._turn]
         k = triton.next_power_of_2(shape.top_k)
         best_blocks = k <= _MOST_BLOCKS_SORTED

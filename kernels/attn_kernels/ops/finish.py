@@ -73,23 +73,16 @@ def _keys_seen(n, window, window_extra):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _normaliser(  # type: ignore[no-untyped-def]
-    Lse, Sinks, base, layer_heads, heads, head_mask, active, S: tl.constexpr, SP: tl.constexpr, HAS_SINKS: tl.constexpr
-):
-    """float32 [HB]: the log-sum-exp of each head over the splits that were run, and over its sink."""
-    split = tl.arange(0, SP)
+def _normaliser(Lse, base, heads, head_mask, active, S: tl.constexpr, SP: tl.constexpr):  # type: ignore[no-untyped-def]
+    """float32 [HB]: the log-sum-exp of each head over the splits that were run."""
     parts = tl.load(
-        Lse + base + heads[:, None] * S + split[None, :],
+        Lse + base + heads[:, None] * S + tl.arange(0, SP)[None, :],
         mask=head_mask[:, None] & active[None, :],
         other=float("-inf"),
     )
     # What is masked must stay finite: a head that is not there gets 0.
     parts = tl.where(head_mask[:, None], parts, 0.0)
     top = tl.max(parts, 1)
-    if HAS_SINKS:
-        sink = tl.load(Sinks + layer_heads + heads, mask=head_mask, other=float("-inf"))
-        top = tl.maximum(top, sink)
-        return top + tl.log(tl.sum(tl.exp(parts - top[:, None]), 1) + tl.exp(sink - top))
     return top + tl.log(tl.sum(tl.exp(parts - top[:, None]), 1))
 
 
@@ -164,7 +157,7 @@ def sums_kernel(  # type: ignore[no-untyped-def]
                 heads = h + tl.arange(0, HB)
                 head_mask = heads < HEADS
                 base = c * lse_stride_layer + row * (HEADS * S)
-                norm = _normaliser(Lse, Sinks, base, c * HEADS, heads, head_mask, active, S, SP, HAS_SINKS)
+                norm = _normaliser(Lse, base, heads, head_mask, active, S, SP)
                 scores = tl.load(
                     Scores + (c * HEADS + heads[:, None]).to(tl.int64) * capacity + place[None, :],
                     mask=head_mask[:, None] & seen[None, :],
@@ -172,8 +165,12 @@ def sums_kernel(  # type: ignore[no-untyped-def]
                 )
                 log_p = scores - norm[:, None]
                 p = tl.exp(log_p)
-                layer_p += tl.sum(p, 0)
                 layer_entropy -= tl.sum(tl.where(p > 0, p * log_p, 0.0), 0)
+                if HAS_SINKS:
+                    # What the sink logit leaves of the head; its entropy is that of its own distribution.
+                    sink = tl.load(Sinks + c * HEADS + heads, mask=head_mask, other=float("-inf"))
+                    p *= (1.0 / (1.0 + tl.exp(sink - norm)))[:, None]
+                layer_p += tl.sum(p, 0)
             p_sum += layer_p * tl.load(Weights + c)
             tl.store(Sums + capacity + item * _SLOTS + c, tl.sum(layer_entropy, 0) * head_share)
         tl.store(Sums + place, p_sum)
@@ -244,13 +241,13 @@ def _top_k_of_all(P, offset, n, K: tl.constexpr, CHUNK: tl.constexpr):  # type: 
 
 
 @triton.jit
-def _periodicity(P, offset, n):  # type: ignore[no-untyped-def]
+def _periodicity(P, offset, n, mass):  # type: ignore[no-untyped-def]
     """See `attn_kernels.reference.periodicity`. In float64: the strength may hang on the sign of a small sum."""
     d = tl.arange(0, _P_DISTANCES)
     num = tl.minimum(tl.maximum(n - _SINK_POSITIONS, 0), _P_DISTANCES)
     present = d < num
     p = tl.load(P + offset + n - 1 - d, mask=present, other=1.0)
-    logs = tl.where(present, tl.log(p.to(tl.float64) + _P_FLOOR), 0.0)
+    logs = tl.where(present, tl.log(p.to(tl.float64) / mass + _P_FLOOR), 0.0)
     reach = tl.maximum(tl.minimum(tl.minimum(d, num - 1 - d), _P_REACH), 0)
     step = tl.arange(0, 16)[:, None] - _P_REACH
     source = tl.minimum(tl.maximum(d[None, :] + step, 0), _P_DISTANCES - 1)
@@ -314,18 +311,22 @@ def rows_kernel(  # type: ignore[no-untyped-def]
         item = (first_block + block)[:, None]
         record += tl.sum(tl.load(Records + item * _RECORD + b[None, :], mask=there, other=0.0), 0)
         entropies += tl.sum(tl.load(Sums + capacity + item * _SLOTS + layer[None, :], mask=there, other=0.0), 0)
+    # Sink logits leave P less than 1: it is made to sum to 1. Of an entropy that was summed over P as it is,
+    # -sum (P/m) ln (P/m) = (-sum P ln P) / m + ln m.
+    mass = tl.sum(tl.where(b < 3, record, 0.0), 0)
+    record = record / mass + tl.where(b == _ENTROPY, tl.log(mass), 0.0)
     # The vector holds the entropy between its two groups of masses; sink and prompt follow the vector.
     place = tl.where(b < 3, b, tl.where(b < _SINK, b + 1, b + 20 - _SINK))
     place = tl.where(b == _ENTROPY, 3, place)
     tl.store(out + place, record, mask=b <= _ENTROPY)
     tl.store(out + 12 + slot, entropies)
-    tl.store(out + 22, _periodicity(Sums, offset, n))
+    tl.store(out + 22, _periodicity(Sums, offset, n, mass))
     if BEST_BLOCKS:
         keys = _top_k_of_best_blocks(Sums, Maxima, first_block, num_blocks, offset, n, K, BLOCK, CHUNK)
     else:
         keys = _top_k_of_all(Sums, offset, n, K, CHUNK)
     found = (keys >= 0) & (top < k)
-    probs = tl.where(found, (keys >> 32).to(tl.int32).to(tl.float32, bitcast=True), 0.0)
+    probs = tl.where(found, (keys >> 32).to(tl.int32).to(tl.float32, bitcast=True) / mass, 0.0)
     positions = tl.where(found, 0xFFFFFFFF - (keys & 0xFFFFFFFF), -1).to(tl.int32)
     tl.store(out + 23, tl.maximum(1.0 - tl.sum(probs, 0), 0.0))
     tl.store(out + 24 + top, probs, mask=top < k)

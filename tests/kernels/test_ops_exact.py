@@ -1,0 +1,52 @@
+"""The Triton kernels against the float64 definition, and SGLang's own kernels bitwise the same with the capture.
+
+Triton decides when it is imported whether it interprets, so the shapes run in a process of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> dict[str, str]:
+    """What `ops_shapes` says of each case."""
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", str(Path(__file__).with_name("ops_shapes.py"))],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return dict(line.split("|") for line in run.stdout.splitlines() if "|" in line)
+
+
+def test_every_kind_of_attention_agrees_with_the_definition(verdicts: dict[str, str]) -> None:
+    wrong = {name: verdict for name, verdict in verdicts.items() if verdict != "ok"}
+    assert not wrong
+    assert len(verdicts) >= 22
+
+
+def test_of_equal_probabilities_the_lower_position_comes_first(verdicts: dict[str, str]) -> None:
+    assert verdicts["ties"] == "ok"
+
+
+def test_a_request_without_room_is_left_out(verdicts: dict[str, str]) -> None:
+    assert verdicts["no room"] == "ok"
