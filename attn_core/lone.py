@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from math import ceil, exp, isfinite, log, sqrt
 
 import numpy as np
@@ -89,8 +90,8 @@ class LoneClassifier:
         shares = _without_sink(row[MASSES], _MASS_EDGES, n, sink)
         evenness = _evenness(row[ENTROPY], n, sink)
         claim = self._nearest(row, n, sink, shares, evenness) if self._cluster_ids else None
-        scores = _scores(shares, evenness, n)
-        return [self._answer(_probabilities(scores, period), claim) for period in periods]
+        weights, top = _weights(shares, evenness, n)
+        return [self._answer(_probabilities(weights, top, period), claim) for period in periods]
 
     def _nearest(
         self, row: Sequence[float], n: float, sink: float, shares: Sequence[float], evenness: float
@@ -156,36 +157,48 @@ def _evenness(entropy: float, n: float, sink: float) -> float:
     return min(max((entropy - binary) / max(free, _TINY), 0.0), most) / max(most, _TINY)
 
 
-def _scores(shares: Sequence[float], evenness: float, n: float) -> list[float]:
-    """The zones' scores before the softmax, that of the periodicity's zone still without the periodicity."""
+def _weights(shares: Sequence[float], evenness: float, n: float) -> tuple[list[float], float]:
+    """The zones' weights before they are made to sum to 1, and the score that weighs 1.
+
+    The place of the zone that the periodicity decides is left at 0: `_probabilities` fills it in.
+    """
+    if sum(shares) > 0:
+        lifts = [
+            -_MAX_LIFT if usual is None else min(max(_logit(share) - usual, -_MAX_LIFT), _MAX_LIFT)
+            for share, usual in zip(shares, _usual_logits(n), strict=True)
+        ]
+    else:
+        lifts = [-_MAX_LIFT] * 3
+    if _usual_logits(n)[1] is None:
+        lifts[0] = 0.0
+    (c0, c1, c2, c3, _), (s0, s1, s2, s3, _) = _TYPICAL.centre, _TYPICAL.spread
+    even = (evenness - c3) / s3
+    scores = (0.7 * (lifts[0] - c0) / s0 - 0.7 * even, (lifts[1] - c1) / s1, (lifts[2] - c2) / s2, even)
+    top = max(scores)
+    near, between, far, flat = (exp((score - top) / _TEMPERATURE) for score in scores)
+    return [near, between, 0.0, far, flat], top
+
+
+def _probabilities(weights: list[float], top: float, periodicity: float) -> list[float]:
+    """What each zone has of the whole, once the periodicity has its weight too."""
+    period = (min(max(periodicity, 0.0), 1.0) - _TYPICAL.centre[4]) / _TYPICAL.spread[4]
+    near, between, _, far, flat = weights
+    ripple = exp((period - top) / _TEMPERATURE)
+    total = near + between + ripple + far + flat
+    return [near / total, between / total, ripple / total, far / total, flat / total]
+
+
+@lru_cache(maxsize=4096)
+def _usual_logits(n: float) -> tuple[float | None, ...]:
+    """Log-odds of the three shares that attention falling off as 1/(d + 1) has; None for one that n cannot hold."""
     reach = max(n - SINK, 1.0)
     total, local, mid = (log(k + 0.5) + _EULER for k in (reach, min(reach, 10.0), min(reach, 100.0)))
-    usual = (local / total, (mid - local) / total, (total - mid) / total)
-    seen = sum(shares) > 0
-    lifts = [
-        min(max(_logit(share) - _logit(typical), -_MAX_LIFT), _MAX_LIFT) if typical > 0 and seen else -_MAX_LIFT
-        for share, typical in zip(shares, usual, strict=True)
-    ]
-    if usual[1] <= 0:
-        lifts[0] = 0.0
-    near, between, far, even = (
-        (value - centre) / spread
-        for value, centre, spread in zip((*lifts, evenness), _TYPICAL.centre, _TYPICAL.spread, strict=False)
-    )
-    return [0.7 * near - 0.7 * even, between, 0.0, far, even]
-
-
-def _probabilities(scores: Sequence[float], periodicity: float) -> list[float]:
-    period = (min(max(periodicity, 0.0), 1.0) - _TYPICAL.centre[4]) / _TYPICAL.spread[4]
-    every = [period if place == 2 else score for place, score in enumerate(scores)]
-    top = max(every)
-    weights = [exp((score - top) / _TEMPERATURE) for score in every]
-    total = sum(weights)
-    return [weight / total for weight in weights]
+    shares = (local / total, (mid - local) / total, (total - mid) / total)
+    return tuple(_logit(share) if share > 0 else None for share in shares)
 
 
 def _logit(p: float) -> float:
-    inside = min(max(p, 1e-3), 1 - 1e-3)
+    inside = 1e-3 if p < 1e-3 else 1 - 1e-3 if p > 1 - 1e-3 else p
     return log(inside / (1 - inside))
 
 

@@ -38,6 +38,9 @@ DEFAULT_ADDRESS = "tcp://127.0.0.1:9001"
 """Where the sidecar listens and the model server publishes, unless told otherwise."""
 
 _SEQ = struct.Struct("<Q")
+_NOT_ARROW = (pa.ArrowException, OSError, StopIteration, UnicodeDecodeError, ValueError, struct.error)
+_MESSAGE_HEADER, _BATCH_COMPRESSION = 2, 3
+"""Field numbers of Arrow's Message and RecordBatch tables."""
 
 FINGERPRINTS = pa.schema(
     [
@@ -136,7 +139,7 @@ def decode_batch(frames: Sequence[bytes]) -> Batch:
     """The batch in these frames (without the ROUTER's identity frame).
 
     Raises `WireError`, its `reason` one of ``frames``, ``magic``, ``source``, ``seq``, ``too_large``, ``arrow``,
-    ``metadata``, ``version``, ``kind``, ``schema``, ``null`` or ``event``.
+    ``metadata``, ``version``, ``kind``, ``schema``, ``compressed``, ``null`` or ``event``.
     """
     if len(frames) != 4:
         raise WireError("frames", f"expected 4 frames, got {len(frames)}")
@@ -157,15 +160,41 @@ def decode_batch(frames: Sequence[bytes]) -> Batch:
 
 
 def decode_rows(payload: bytes) -> tuple[str, SourceInfo, pa.RecordBatch]:
-    """Kind, source and rows of one Arrow IPC stream; raises `WireError` as `decode_batch` does."""
+    """Kind, source and rows of one Arrow IPC stream; raises `WireError` as `decode_batch` does.
+
+    What is decoded is no larger than the payload: columns are views of it. Compressed ones, which could grow without
+    bound, are refused before anything is unpacked.
+    """
     try:
-        with pa.ipc.open_stream(payload) as reader:
-            metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
-            schema = reader.schema.remove_metadata()
-            rows = reader.read_next_batch()
-            rows.validate(full=True)
-    except (pa.ArrowException, OSError, StopIteration, UnicodeDecodeError, ValueError) as error:
+        messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(payload))
+        with_metadata = pa.ipc.read_schema(messages.read_next_message())
+        metadata = {k.decode(): v.decode() for k, v in (with_metadata.metadata or {}).items()}
+    except _NOT_ARROW as error:
         raise WireError("arrow", f"not an Arrow IPC stream with one record batch: {error}") from error
+    kind, info = _kind_and_info(metadata)
+    schema = SCHEMAS[kind]
+    if not with_metadata.remove_metadata().equals(schema):
+        raise WireError("schema", f"the columns of a {kind} batch are not those of this version")
+    try:
+        message = messages.read_next_message()
+        compressed = _is_compressed(message)
+        if not compressed:
+            rows = pa.ipc.read_record_batch(message, schema)
+            rows.validate(full=True)
+    except _NOT_ARROW as error:
+        raise WireError("arrow", f"not an Arrow IPC stream with one record batch: {error}") from error
+    if compressed:
+        raise WireError("compressed", "compressed batches are not taken: send them plain")
+    for field in schema:
+        if not field.nullable and rows.column(field.name).null_count:
+            raise WireError("null", f"column {field.name} holds nulls and must not")
+    if kind == "requests" and not set(rows.column("event").to_pylist()) <= {"started", "ended"}:
+        raise WireError("event", "a request event is 'started' or 'ended'")
+    return kind, info, rows
+
+
+def _kind_and_info(metadata: Mapping[str, str]) -> tuple[str, SourceInfo]:
+    """What the schema's metadata says; raises `WireError` ``metadata``, ``version`` or ``kind``."""
     try:
         kind = metadata["kind"]
         version = int(metadata["fingerprint_version"])
@@ -175,20 +204,35 @@ def decode_rows(payload: bytes) -> tuple[str, SourceInfo, pa.RecordBatch]:
             num_heads=int(metadata["num_heads"]),
             dropped=int(metadata.get("dropped", "0")),
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise WireError("metadata", f"the schema's metadata lacks or spoils a field: {error!r}") from error
     if version != FINGERPRINT_VERSION:
         raise WireError("version", f"fingerprint version {version}; this side speaks {FINGERPRINT_VERSION}")
     if kind not in SCHEMAS:
         raise WireError("kind", f"kind {kind!r}; valid are {sorted(SCHEMAS)}")
-    if not schema.equals(SCHEMAS[kind]):
-        raise WireError("schema", f"the columns of a {kind} batch are not those of this version")
-    for field in SCHEMAS[kind]:
-        if not field.nullable and rows.column(field.name).null_count:
-            raise WireError("null", f"column {field.name} holds nulls and must not")
-    if kind == "requests" and not set(rows.column("event").to_pylist()) <= {"started", "ended"}:
-        raise WireError("event", "a request event is 'started' or 'ended'")
-    return kind, info, rows
+    return kind, info
+
+
+def _is_compressed(message: pa.ipc.Message) -> bool:
+    """Whether a record batch's buffers are compressed; pyarrow only says so by unpacking them.
+
+    Read from the message's flatbuffer as Arrow's Message.fbs and its format lay it down: a table begins with the way
+    back to its vtable, which holds the place of each field or 0. Raises `ValueError` where it is no record batch.
+    """
+    if message.type != "record batch":
+        raise ValueError(f"a {message.type} where a record batch should be")
+    data = message.metadata.to_pybytes()
+    root = struct.unpack_from("<I", data)[0]
+    header = root + _field(data, root, _MESSAGE_HEADER)
+    return _field(data, header + struct.unpack_from("<I", data, header)[0], _BATCH_COMPRESSION) != 0
+
+
+def _field(data: bytes, table: int, number: int) -> int:
+    """Where field `number` of a flatbuffer table lies, from the table's beginning; 0 where it is absent."""
+    vtable = table - struct.unpack_from("<i", data, table)[0]
+    size = struct.unpack_from("<H", data, vtable)[0]
+    place = 4 + 2 * number
+    return int(struct.unpack_from("<H", data, vtable + place)[0]) if place < size else 0
 
 
 def vectors_from_rows(rows: pa.RecordBatch) -> npt.NDArray[np.float32]:

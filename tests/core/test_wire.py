@@ -119,3 +119,43 @@ def test_too_large_is_refused_unread(monkeypatch):
 def test_metadata_names_the_layers():
     with pa.ipc.open_stream(GOOD[3]) as reader:
         assert json.loads(reader.schema.metadata[b"captured_layers"]) == [0, 4, 8, 12, 17, 21, 25, 29]
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_a_compressed_bomb_is_refused_before_it_unpacks(codec):
+    """Refused with next to nothing allocated, however much the same rows take unpacked."""
+    count = 300_000
+    one = wire_rows(draw(1, seed=0))
+    columns = [one.column(name).take(pa.array(np.zeros(count, dtype=np.int64))) for name in wire.FINGERPRINTS.names]
+    with pa.ipc.open_stream(frames_of(one)[3]) as reader:
+        schema = reader.schema
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        writer.write_batch(unpacked := pa.RecordBatch.from_arrays(columns, schema=schema))
+    payload = bytes(sink.getvalue())
+    assert 5 * len(payload) < unpacked.nbytes > 30 << 20
+    pool = pa.default_memory_pool()
+    watched = pa.proxy_memory_pool(pool)
+    pa.set_memory_pool(watched)
+    try:
+        with pytest.raises(WireError) as refused:
+            wire.decode_rows(payload)
+    finally:
+        pa.set_memory_pool(pool)
+    assert refused.value.reason == "compressed"
+    assert watched.max_memory() < 1 << 20
+
+
+def test_a_plain_batch_is_read_in_place():
+    """What the test above watches would be seen: nor does a plain batch take more than its payload."""
+    rows = wire_rows(draw(40, seed=1, longest=50))
+    payload = frames_of(rows)[3]
+    pool = pa.default_memory_pool()
+    watched = pa.proxy_memory_pool(pool)
+    pa.set_memory_pool(watched)
+    try:
+        decoded = wire.decode_rows(payload)[2]
+    finally:
+        pa.set_memory_pool(pool)
+    assert decoded.equals(rows)
+    assert watched.max_memory() <= len(payload)
