@@ -166,26 +166,20 @@ def decode_rows(payload: bytes) -> tuple[str, SourceInfo, pa.RecordBatch]:
     bound, are refused before anything is unpacked.
     """
     try:
-        messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(payload))
-        with_metadata = pa.ipc.read_schema(messages.read_next_message())
-        metadata = {k.decode(): v.decode() for k, v in (with_metadata.metadata or {}).items()}
-    except _NOT_ARROW as error:
-        raise WireError("arrow", f"not an Arrow IPC stream with one record batch: {error}") from error
-    kind, info = _kind_and_info(metadata)
-    schema = SCHEMAS[kind]
-    if not with_metadata.remove_metadata().equals(schema):
-        raise WireError("schema", f"the columns of a {kind} batch are not those of this version")
-    try:
-        message = messages.read_next_message()
-        compressed = _is_compressed(message)
-        if not compressed:
-            rows = pa.ipc.read_record_batch(message, schema)
-            rows.validate(full=True)
+        compressed = _is_compressed(payload)
+        with pa.ipc.open_stream(payload) as reader:
+            metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
+            kind, info = _kind_and_info(metadata)
+            if not reader.schema.remove_metadata().equals(SCHEMAS[kind]):
+                raise WireError("schema", f"the columns of a {kind} batch are not those of this version")
+            if not compressed:
+                rows = reader.read_next_batch()
+                rows.validate(full=True)
     except _NOT_ARROW as error:
         raise WireError("arrow", f"not an Arrow IPC stream with one record batch: {error}") from error
     if compressed:
         raise WireError("compressed", "compressed batches are not taken: send them plain")
-    for field in schema:
+    for field in SCHEMAS[kind]:
         if not field.nullable and rows.column(field.name).null_count:
             raise WireError("null", f"column {field.name} holds nulls and must not")
     if kind == "requests" and not set(rows.column("event").to_pylist()) <= {"started", "ended"}:
@@ -213,15 +207,18 @@ def _kind_and_info(metadata: Mapping[str, str]) -> tuple[str, SourceInfo]:
     return kind, info
 
 
-def _is_compressed(message: pa.ipc.Message) -> bool:
-    """Whether a record batch's buffers are compressed; pyarrow only says so by unpacking them.
+def _is_compressed(payload: bytes) -> bool:
+    """Whether the first record batch's buffers are compressed; pyarrow only says so by unpacking them.
 
     Read from the message's flatbuffer as Arrow's Message.fbs and its format lay it down: a table begins with the way
-    back to its vtable, which holds the place of each field or 0. Raises `ValueError` where it is no record batch.
+    back to its vtable, which holds the place of each field or 0. Raises `ValueError` where the stream does not begin
+    with a schema and a record batch.
     """
-    if message.type != "record batch":
-        raise ValueError(f"a {message.type} where a record batch should be")
-    data = message.metadata.to_pybytes()
+    messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(payload))
+    schema, batch = messages.read_next_message(), messages.read_next_message()
+    if (schema.type, batch.type) != ("schema", "record batch"):
+        raise ValueError(f"it begins with a {schema.type} and a {batch.type}")
+    data = batch.metadata.to_pybytes()
     root = struct.unpack_from("<I", data)[0]
     header = root + _field(data, root, _MESSAGE_HEADER)
     return _field(data, header + struct.unpack_from("<I", data, header)[0], _BATCH_COMPRESSION) != 0
