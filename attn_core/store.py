@@ -21,9 +21,9 @@ from attn_core.insertion import insert_fingerprints
 from attn_core.migration import bring_up_to_date, version_of
 
 __all__ = [
-    "BUSY_TIMEOUT_MS", "HOUR_US", "STORED", "STORE_VERSION", "hours_with_rows_after", "insert_fingerprints", "max_id",
-    "open_reader", "open_writer", "read_fingerprints", "record_clusters", "record_run", "record_source", "schema_sql",
-    "upsert_requests",
+    "BUSY_TIMEOUT_MS", "HOUR_US", "STORED", "STORE_VERSION", "explain", "hours_with_rows_after", "insert_fingerprints",
+    "max_id", "open_reader", "open_writer", "read_fingerprints", "record_clusters", "record_run", "record_source",
+    "schema_sql", "upsert_requests",
 ]  # fmt: skip
 
 STORE_VERSION = 2
@@ -80,7 +80,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
     except sqlite3.Error as error:
-        raise StoreError(_explain(path, error)) from error
+        raise StoreError(explain(path, error)) from error
     return connection
 
 
@@ -107,7 +107,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
     except sqlite3.Error as error:
-        raise StoreError(_explain(path, error)) from error
+        raise StoreError(explain(path, error)) from error
     return connection
 
 
@@ -127,15 +127,20 @@ def _checked_version(connection: sqlite3.Connection, path: Path, *, allow_empty:
     )
 
 
-def _explain(path: Path, error: sqlite3.Error) -> str:
-    hint = {
+def explain(path: Path, error: sqlite3.Error) -> str:
+    """Why SQLite cannot use the database, and what to do about it."""
+    hints = {
         "SQLITE_CANTOPEN": "check that the folder exists and may be written",
         "SQLITE_NOTADB": "the file is no SQLite database: name another with --db",
         "SQLITE_READONLY": "the file or its folder is read-only: change its permissions",
         "SQLITE_BUSY": "another process holds the write lock: stop it, or try again",
         "SQLITE_CORRUPT": "the file is damaged: sqlite3 FILE .recover writes what can be saved",
         "SQLITE_FULL": "the disk is full: free some space",
-    }.get(getattr(error, "sqlite_errorname", ""), "see the message")
+        "SQLITE_IOERR": "the disk refuses: look at its space, its quota and the limits of this process",
+    }
+    # Extended codes such as SQLITE_IOERR_WRITE have two words; their first two are the kind.
+    kind = "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
+    hint = hints.get(kind, "see the message")
     return f"database {path} cannot be used: {error} ({hint})"
 
 

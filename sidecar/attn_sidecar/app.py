@@ -26,6 +26,7 @@ from attn_sidecar.ingest import Ingest
 from attn_sidecar.live import LiveHub
 from attn_sidecar.online import OnlineFollower
 from attn_sidecar.settings import Settings
+from attn_sidecar.store.integrity import IntegrityCheck
 from attn_sidecar.store.jobs import ArrivedBatch, Committed
 from attn_sidecar.store.reader import ReadPool
 from attn_sidecar.store.writer import Writer
@@ -47,11 +48,12 @@ class Sidecar:
         self.settings = settings
         self.now_us = now_us
         self.health = HealthBoard()
-        self.live = LiveHub(settings.db)
+        self.live = LiveHub(settings.db, health=self.health)
         self.discovery = Discovery(settings.discovery_dir, health=self.health, on_swap=self.live.announce_run)
         self.online = OnlineFollower(lambda: self.discovery.served) if settings.online else None
         self.desk = ClassifyDesk(self.discovery, health=self.health)
         self.readers = ReadPool(settings.db)
+        self.integrity = IntegrityCheck(settings.db, health=self.health)
         self.writer = Writer(
             settings.db,
             classifier=lambda: self.discovery.served.classifier,
@@ -92,6 +94,7 @@ class Sidecar:
         """Load the served run, then take fingerprints in."""
         self.discovery.start()
         self.live.start(loop)
+        self.integrity.start()
         self.desk.start(loop)
         if self.ingest is not None:
             self.ingest.start()
@@ -105,6 +108,7 @@ class Sidecar:
             self.ingest.close()
         self.discovery.stop()
         self.live.stop()
+        self.integrity.stop()
         self.desk.stop()
         self.readers.close()
 

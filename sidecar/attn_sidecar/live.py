@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,12 +18,15 @@ import msgspec
 import pyarrow as pa
 
 from attn_core.errors import StoreError
+from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
 from attn_sidecar.store.jobs import Committed
 from attn_sidecar.store.reader import Reader
 from attn_sidecar.store.records import Token
 
 _LOG = logger_named("live")
+PART = "live"
+_RETRY_S = 0.5
 TOKENS_A_MESSAGE = 256
 MESSAGES_A_CLIENT = 64
 """Messages that wait for one client before it counts as too slow."""
@@ -70,8 +74,10 @@ def request_messages(model_id: str, rows: pa.RecordBatch) -> list[bytes]:
 class LiveHub:
     """Fans commits out to subscribers. Loop-side state (`cursor`, subscribers) is touched on the event loop only."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, health: HealthBoard | None = None) -> None:
         self._path = path
+        self._health = health or HealthBoard()
+        self._at = 0
         self._subscribers: set[Subscriber] = set()
         self._bell = threading.Condition()
         self._newest_id = 0
@@ -84,10 +90,11 @@ class LiveHub:
         self.num_dropped_clients = 0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin at the store's newest token; raises `StoreError`."""
-        reader = Reader(self._path)
-        self.cursor = self._newest_id = reader.newest_id()
-        reader.close()
+        """Begin at the store's newest token, or at the first if the store cannot be read now."""
+        with suppress(StoreError):
+            reader = Reader(self._path)
+            self.cursor = self._at = self._newest_id = reader.newest_id()
+            reader.close()
         self._loop = loop
         self._thread.start()
 
@@ -107,7 +114,10 @@ class LiveHub:
     def committed(self, commit: Committed) -> None:
         """Ring: called on the writing thread after each commit; does no work there."""
         with self._bell:
-            self._newest_id = max(self._newest_id, commit.newest_id)
+            if commit.newest_id < self._newest_id:
+                # Another file took the place of the one that was followed: its ids begin again.
+                self._at = min(self._at, commit.newest_id - commit.num_new)
+            self._newest_id = commit.newest_id
             if self._subscribers:
                 self._requests = [*self._requests, *commit.requests][-MAX_REQUEST_BATCHES:]
             self._bell.notify()
@@ -137,20 +147,24 @@ class LiveHub:
         self._on_loop(lambda: self.broadcast(msgspec.json.encode({"kind": "run", "run_id": run_id})))
 
     def _run(self) -> None:
-        try:
-            reader = Reader(self._path)
+        while not self._stopping:
             try:
-                self._follow(reader)
-            finally:
-                reader.close()
-        except StoreError as error:
-            log_event(_LOG, logging.ERROR, "live.ended", reason=error)
+                reader = Reader(self._path)
+                try:
+                    self._follow(reader)
+                finally:
+                    reader.close()
+            except StoreError as error:
+                # Nothing is lost by waiting: what was committed meanwhile is read later, from the same place.
+                if self._health.ail(PART, f"{error}; `/events` waits for it", blocks=False):
+                    log_event(_LOG, logging.ERROR, "live.waiting", reason=error)
+                with self._bell:
+                    self._bell.wait_for(lambda: self._stopping, _RETRY_S)
 
     def _follow(self, reader: Reader) -> None:
-        at = self._newest_id
-        while True:
+        while reader.is_current():
             with self._bell:
-                while self._newest_id <= at and not self._requests and not self._stopping:
+                while self._newest_id <= self._at and not self._requests and not self._stopping:
                     self._bell.wait()
                 if self._stopping:
                     return
@@ -158,8 +172,9 @@ class LiveHub:
             for model_id, rows in requests:
                 for message in request_messages(model_id, rows):
                     self._deliver(message, cursor=None)
-            while at < newest and not self._stopping:
-                at = self._advance(reader, at=at, newest=newest)
+            while self._at < newest and not self._stopping and reader.is_current():
+                self._at = self._advance(reader, at=self._at, newest=newest)
+                self._health.recover(PART)
 
     def _advance(self, reader: Reader, *, at: int, newest: int) -> int:
         """Deliver the next tokens after `at`; returns the new place."""

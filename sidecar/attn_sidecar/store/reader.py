@@ -16,6 +16,7 @@ import numpy as np
 
 from attn_core.errors import StoreError
 from attn_core.store import max_id, open_reader
+from attn_sidecar.store.access import identity
 from attn_sidecar.store.records import (
     RECORD_COLUMNS,
     RequestDetail,
@@ -34,11 +35,16 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._file = identity(path)
         self._connection = open_reader(path)
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def is_current(self) -> bool:
+        """Whether the file that was opened still bears its name."""
+        return self._file == identity(self._path)
 
     def _rows(self, sql: str, *values: object) -> list[tuple[object, ...]]:
         try:
@@ -120,7 +126,20 @@ class ReadPool:
         if reader is None:
             reader = self._local.reader = Reader(self._path)
             self._readers.append(reader)
-        return question(reader)
+        elif not reader.is_current():
+            self._drop(reader)
+            return self._answer(question)
+        try:
+            return question(reader)
+        except StoreError:
+            # The connection may be what ails: the next question opens another.
+            self._drop(reader)
+            raise
+
+    def _drop(self, reader: Reader) -> None:
+        self._local.reader = None
+        self._readers.remove(reader)
+        reader.close()
 
     def close(self) -> None:
         """End the threads and close their connections."""

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from attn_core.classify import Classifier
 from attn_core.errors import StoreError
-from attn_core.store import open_writer
+from attn_core.store import explain
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
+from attn_sidecar.store.access import Access, may_pass
 from attn_sidecar.store.fairness import FairQueue, Job
 from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint
 from attn_sidecar.store.transaction import PreparedGroup, prepare, probe, write
@@ -73,6 +74,7 @@ class Writer:
         now_us: Callable[[], int],
     ) -> None:
         self._path = path
+        self._access = Access(path, busy_timeout_ms=BUSY_TIMEOUT_MS)
         self._classifier = classifier
         self._health = health
         self._on_commit = on_commit
@@ -93,7 +95,10 @@ class Writer:
         self.counters = WriterCounters()
 
     def start(self) -> None:
-        """Open (or make) the database on the writing thread; raises its `StoreError` here."""
+        """Open (or make) the database on the writing thread; raises its `StoreError` here where that is for good.
+
+        What may pass (locked, read-only, full, damaged) is said in `/health` and tried again instead.
+        """
         self._thread.start()
         self._opened.wait()
         if self._open_error is not None:
@@ -176,21 +181,22 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            connection = open_writer(self._path)
-            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+            self._access.connection()
         except StoreError as error:
-            self._open_error = error
-            return
+            if not may_pass(error):
+                self._open_error = error
+                return
+            self._fail(error)
         finally:
             self._opened.set()
         try:
             while not self._is_done():
                 if group := self._next_group():
-                    self._store_until_done(connection, group)
+                    self._store_until_done(group)
                 elif self._health.ails(PART):
-                    self._probe(connection)
+                    self._probe()
         finally:
-            connection.close()
+            self._access.close()
             if not self._stopping.is_set():
                 self._health.ail(PART, "the writing thread ended: restart the sidecar, its log says why", blocks=True)
 
@@ -209,7 +215,7 @@ class Writer:
             self._changed.notify_all()
             return group
 
-    def _store_until_done(self, connection: sqlite3.Connection, group: _Group) -> None:
+    def _store_until_done(self, group: _Group) -> None:
         """Commit this group, however long it takes; a job that can never be stored is refused alone."""
         retry_s = _FIRST_RETRY_S
         jobs, prepared = group.jobs, group.prepared
@@ -217,11 +223,11 @@ class Writer:
             try:
                 if prepared is None:
                     prepared = prepare(jobs, classifier=self._classifier(), now_us=self._now_us())
-                self._commit(connection, prepared)
+                self._commit(prepared)
             except _NEVER as error:
-                self._refuse_or_split(connection, jobs, error)
+                self._refuse_or_split(jobs, error)
                 return
-            except sqlite3.Error as error:
+            except (sqlite3.Error, StoreError) as error:
                 jobs, prepared = self._keep_batches(jobs, error), None
                 if self._give_up.wait(retry_s):
                     return
@@ -229,9 +235,9 @@ class Writer:
             else:
                 return
 
-    def _commit(self, connection: sqlite3.Connection, prepared: PreparedGroup) -> None:
+    def _commit(self, prepared: PreparedGroup) -> None:
         began_s = time.perf_counter()
-        committed, answers = write(connection, prepared)
+        committed, answers = write(self._access.connection(), prepared)
         self.counters.last_commit_s = time.perf_counter() - began_s
         self.counters.num_commits += 1
         self.counters.num_new += committed.num_new
@@ -242,26 +248,32 @@ class Writer:
             answer()
         self._on_commit(committed)
 
-    def _probe(self, connection: sqlite3.Connection) -> None:
+    def _probe(self) -> None:
         """Nobody writes while the store ails: find out whether it would work again."""
         try:
-            probe(connection)
-        except sqlite3.Error as error:
-            self._health.ail(PART, f"{self._path} cannot be written: {error}", blocks=True)
+            probe(self._access.connection())
+        except (sqlite3.Error, StoreError) as error:
+            self._fail(error)
         else:
             self._recovered()
+
+    def _fail(self, error: sqlite3.Error | StoreError) -> str:
+        """Say in `/health` what keeps the store from being written; returns the reason."""
+        self._access.failed(error)
+        reason = str(error) if isinstance(error, StoreError) else explain(self._path, error)
+        if self._health.ail(PART, reason, blocks=True):
+            log_event(_LOG, logging.ERROR, "store.failing", reason=reason)
+        return reason
 
     def _recovered(self) -> None:
         if self._health.recover(PART):
             log_event(_LOG, logging.INFO, "store.recovered", database=self._path)
 
-    def _keep_batches(self, group: list[Job], error: sqlite3.Error) -> list[Job]:
+    def _keep_batches(self, group: list[Job], error: sqlite3.Error | StoreError) -> list[Job]:
         """Say that storing fails, tell HTTP callers at once, and keep the batches, which nobody acknowledged."""
         self._failing = True
         self.counters.num_failed_commits += 1
-        reason = f"{self._path} cannot be written: {error}"
-        if self._health.ail(PART, reason, blocks=True):
-            log_event(_LOG, logging.ERROR, "store.failing", reason=reason)
+        reason = self._fail(error)
         kept: list[Job] = []
         for job in group:
             if isinstance(job, PostedFingerprint):
@@ -272,10 +284,10 @@ class Writer:
         self._failing = bool(kept)
         return kept
 
-    def _refuse_or_split(self, connection: sqlite3.Connection, group: list[Job], error: Exception) -> None:
+    def _refuse_or_split(self, group: list[Job], error: Exception) -> None:
         if len(group) > 1:
             for job in group:
-                self._store_until_done(connection, _Group(jobs=[job], prepared=None))
+                self._store_until_done(_Group(jobs=[job], prepared=None))
             return
         reason = f"store: {type(error).__name__}: {error}"
         log_event(_LOG, logging.ERROR, "store.refused", reason=reason)
