@@ -14,7 +14,7 @@ UI_SOURCES := $(shell find ui/src ui/public ui/index.html ui/vite.config.ts ui/t
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help setup demo test test-core test-server test-e2e test-ui lint format bench pictures lock clean app-env server-env model ui system
+.PHONY: help setup demo test test-core test-server test-e2e test-ui lint format bench pictures releases lock clean app-env server-env model ui system
 
 help: ## Show what there is to do
 	@awk 'BEGIN {FS = ":.*## "; print "make TARGET\n"} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench: setup ## Measure the claims that fit this machine (NAME=ingest for one, A
 
 pictures: app-env ## Take the README's pictures from a running demo
 	@$(APP)/python scripts/take_pictures.py $(ARGS)
+
+releases: server-env ## Check the capture's hooks against the SGLang releases that it is known to fit
+	$(SERVER)/python scripts/check_sglang_releases.py $(ARGS)
 
 lock: app-env ## Resolve the lock files anew
 	$(APP)/uv pip compile -q pyproject.toml --extra sidecar --extra assets --extra dev --python-version 3.11 \
