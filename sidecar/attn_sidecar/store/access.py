@@ -50,7 +50,11 @@ class Access:
         """Close the connection, if there is one."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            # Closing writes the rest of the log into the file, and may fail as any write may: nothing is lost by it.
+            # The rest of the log goes into the file, so that a copy of the file alone is whole. Where that fails the
+            # log stays and nothing is lost.
+            with suppress(sqlite3.Error):
+                # Said outright, for closing alone leaves the log where it is as long as anyone reads.
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             with suppress(sqlite3.Error):
                 connection.close()
 
