@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 
-BENCHMARKS = ("capture_cpu", "capture_soak", "ingest", "classify_http")
+BENCHMARKS = ("capture_cpu", "capture_soak", "capture_bytes", "kernel_exact", "ingest", "classify_http")
 
 
 def main(argv: list[str] | None = None) -> int:

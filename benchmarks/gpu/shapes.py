@@ -89,17 +89,17 @@ def draw(choose: Callable[[Sequence[T]], T], *, seed: int) -> Shape:
         group = 2
     return Shape(
         kind=kind,
-        lens=tuple(number(range(1, 200)) for _ in range(number((1, 2, 3)))),
+        lens=tuple(number(range(1, 180)) for _ in range(number((1, 1, 2)))),
         heads=kv_heads * group,
         kv_heads=kv_heads,
-        dim=576 if mla else number((64, 80, 96, 128, 192, 256)),
+        dim=576 if mla else number((64, 64, 80, 96, 128, 192, 256)),
         dtype=dtype,
         layers=number((1, 1, 2)),
         logit_cap=(0.0, 0.0, 30.0, 50.0)[number(range(4))],
         window=number((-1, -1, 1, 16, 90)),
         sinks=number(range(4)) == 0,
         page_size=number((1, 1, 16)),
-        max_splits=number((1, 2, 5, 8)),
+        max_splits=number((1, 2, 3, 5)),
         top_k=number((1, 8, 8, 32, 100)),
         skipped=number((-1, -1, 0)),
         paged_table=bool(number((0, 1))),
@@ -410,6 +410,7 @@ _BASE = Shape(lens=(5, 130), layers=1)
 NAMED: dict[str, Shape] = {
     "two layers": replace(_BASE, layers=2, lens=(5, 130, 77)),
     "multi-head": replace(_BASE, heads=3, kv_heads=3, page_size=16),
+    "multi-head, rounded products": replace(_BASE, heads=3, kv_heads=3, dim=128, dtype="bf16"),
     "multi-query": replace(_BASE, heads=5, kv_heads=1, dim=128, dtype="bf16"),
     # SGLang's own decode reads the wrong keys for groups above 16 that are no multiple of it.
     "groups beyond a tile": replace(_BASE, heads=64, kv_heads=2, lens=(40, 3)),

@@ -5,6 +5,7 @@ Triton decides when it is imported whether it interprets, so the shapes run in a
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def verdicts() -> dict[str, str]:
 def test_every_kind_of_attention_agrees_with_the_definition(verdicts: dict[str, str]) -> None:
     wrong = {name: verdict for name, verdict in verdicts.items() if verdict != "ok"}
     assert not wrong
-    assert len(verdicts) >= 22
+    assert len(verdicts) >= 21
 
 
 def test_of_equal_probabilities_the_lower_position_comes_first(verdicts: dict[str, str]) -> None:
@@ -50,3 +51,20 @@ def test_of_equal_probabilities_the_lower_position_comes_first(verdicts: dict[st
 
 def test_a_request_without_room_is_left_out(verdicts: dict[str, str]) -> None:
     assert verdicts["no room"] == "ok"
+
+
+def test_the_script_for_gpus_runs_dry(tmp_path: Path) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    output = tmp_path / "capture_gpu.json"
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu", "--dry-run", "--output", str(output)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    written = json.loads(output.read_text(encoding="utf-8"))
+    assert written["dry_run"]
+    assert written["exactness"]["num_shapes"] == 1

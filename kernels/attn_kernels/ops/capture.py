@@ -64,6 +64,7 @@ class Capture:
         if place.type == "cuda":
             processors = torch.cuda.get_device_properties(place).multi_processor_count
             self._programs = processors * _PROGRAMS_PER_PROCESSOR
+        self._sums_options = {"maxnreg": finish_ops.SUMS_REGISTERS} if torch.version.cuda else {}
         self._batch = 0
         self._window_extra = 0
         self._last_queries: torch.Tensor | None = None
@@ -254,6 +255,7 @@ class Capture:
             HAS_SINKS=shape.has_sinks,
             RECORDS=records,
             num_warps=4,
+            **self._sums_options,
         )
 
     def _combine(self, num_splits: torch.Tensor) -> None:

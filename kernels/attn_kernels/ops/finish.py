@@ -41,6 +41,8 @@ SLOTS = 8
 """Layer entropies of the vector."""
 RECORD = 16
 """Floats of a block's record: the 11 masses of DISTANCE_BINS, sink, prompt, entropy; two spare."""
+SUMS_REGISTERS = 96
+"""Registers a thread of `sums_kernel` may take: left to itself ptxas spills a word for the sake of one block more."""
 MIN_BLOCK_KV: tl.constexpr = tl.constexpr(32)
 """SGLang's decode kernels cut a request into splits of a multiple of this."""
 
@@ -146,7 +148,7 @@ def sums_kernel(  # type: ignore[no-untyped-def]
         place = item * BLOCK + tl.arange(0, BLOCK)
         num_splits = tl.load(NumSplits + row)
         p_sum = tl.zeros([BLOCK], dtype=tl.float32)
-        for c in tl.static_range(LAYERS):
+        for c in range(LAYERS):
             keys = _keys_seen(n, tl.load(Windows + c), window_extra)
             seen = inside & (j >= n - keys)
             per_split = tl.cdiv(tl.cdiv(keys, num_splits), MIN_BLOCK_KV) * MIN_BLOCK_KV
