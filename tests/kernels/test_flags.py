@@ -78,6 +78,7 @@ def test_settings_travel_to_other_processes(monkeypatch: pytest.MonkeyPatch) -> 
         ({"speculative_algorithm": "EAGLE"}, "--speculative-algorithm"),
         ({"pp_size": 2}, "--pp-size"),
         ({"enable_dp_attention": True}, "--enable-dp-attention"),
+        ({"dcp_size": 2}, "--dcp-size"),
         ({"disaggregation_mode": "decode"}, "--disaggregation-mode"),
     ],
 )

@@ -99,6 +99,9 @@ class Capture:
         """Run one layer's attention, read where the current step wants it."""
         if not self.reading or call.layer.layer_id not in self._wanted:
             return call.run()
+        if call.options.get("score_mod") is not None:
+            # A model that changes its scores itself: what is read here would not be what it used. The step is marked.
+            return call.run()
         with self._counted():
             return self._reader.attend(replace(call, budget=self._budget))
 

@@ -166,6 +166,7 @@ def why_refused(server_args: Any, capture_settings: CaptureSettings) -> str | No
         ("--speculative-algorithm", lambda a: a.speculative_algorithm is None),
         ("--pp-size above 1", lambda a: a.pp_size == 1),
         ("--enable-dp-attention", lambda a: not a.enable_dp_attention),
+        ("--dcp-size above 1", lambda a: getattr(a, "dcp_size", 1) == 1),
         ("--dllm-algorithm", lambda a: a.dllm_algorithm is None),
         ("--disaggregation-mode", lambda a: a.disaggregation_mode == "null"),
         ("--tokenizer-worker-num above 1", lambda a: a.tokenizer_worker_num == 1),
