@@ -105,6 +105,8 @@ class Outbox:
     def spill(self, *, everything: bool = False) -> None:
         """Move what is too much or too old for memory to the spool; without one, drop what is too much."""
         overdue = time.monotonic() - self._limits.spool_after_s
+        if everything:
+            self._retry_spool_at = 0.0  # there is no later
         while self._memory:
             key, (parcel, made_at) = next(iter(self._memory.items()))
             too_much = self.memory_bytes > self._limits.memory_bytes and len(self._memory) > 1

@@ -205,9 +205,29 @@ def test_a_full_disk_is_said_once_and_the_memory_stays_bounded(
         assert found.batches_dropped > 0
         assert caplog.text.count("cannot write to the spool") == 1
     sinks.append(Sink(address))
+    sinks[0].wait(lambda: 199 in sinks[0].steps("r0"))  # who closes while the sidecar is away leaves the rest behind
     assert publishing.close(10)
     arrived = sinks[0].steps("r0")
     assert arrived == list(range(arrived[0], 200))
+
+
+def test_what_a_full_disk_kept_in_memory_is_spooled_at_the_end_where_there_is_room_again(
+    address: str, sinks: list[Sink], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pwrite_no_space_left(descriptor: int, data: memoryview, offset: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", pwrite_no_space_left)
+        publishing = publish(address, tmp_path, limits=replace(AT_ONCE, memory_bytes=50_000))
+        for number in range(200):
+            publishing.put(step(number))
+        Watch(publishing).until(lambda f: f.batches_dropped > 0 and f.rows == 400)
+    kept = publishing.figures().memory_batches
+    assert kept > 0
+    assert not publishing.close(2)  # at once after a write failed: the next would only be tried a second later
+    assert publishing.figures().memory_batches == 0
+    assert publishing.figures().spool_batches == kept
 
 
 def test_without_a_usable_place_it_publishes_from_memory(
