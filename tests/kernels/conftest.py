@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,47 @@ def pytest_configure(config: pytest.Config) -> None:
     segmentation fault after the last test.
     """
     config.addinivalue_line("filterwarnings", "ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A command that a test module names as `BESIDE`: it takes minutes, and needs nothing of the other tests."""
+
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, giving way to the servers of the other tests."""
+        surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **self.environment}
+        with tempfile.TemporaryDirectory() as compiled:  # anew each time: a cache would answer for the compiler
+            return subprocess.run(
+                ["nice", sys.executable, "-W", "ignore", *self.arguments],
+                env={**surroundings, "TRITON_CACHE_DIR": compiled},
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=ROOT,
+            )
+
+
+_BESIDE = pytest.StashKey[dict[str, "Future[subprocess.CompletedProcess[str]]"]]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start what some modules compute beside the tests of the others, one after another on a core of its own."""
+    modules = dict.fromkeys(item.module for item in session.items if isinstance(item, pytest.Function))
+    wanted = {module.__name__: module.BESIDE for module in modules if hasattr(module, "BESIDE")}
+    if session.config.option.collectonly or not wanted:
+        return
+    pool = ThreadPoolExecutor(1)
+    session.stash[_BESIDE] = {name: pool.submit(beside.run) for name, beside in wanted.items()}
+    pool.shutdown(wait=False)
+
+
+@pytest.fixture(scope="module")
+def computed_beside(request: pytest.FixtureRequest) -> subprocess.CompletedProcess[str]:
+    """How the module's `BESIDE` ended."""
+    return request.session.stash[_BESIDE][request.module.__name__].result()
 
 
 def free_port() -> int:

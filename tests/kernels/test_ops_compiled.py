@@ -7,36 +7,28 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Beside
 
 pytest.importorskip("triton")
 
-ROOT = Path(__file__).parents[2]
 ARCHITECTURES = (80, 90, 100)
 
 
+BESIDE = Beside(
+    arguments=("-m", "benchmarks.gpu.compiled", "--json"),
+    environment={"TRITON_INTERPRET": "0"},
+)
+
+
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def kernels(computed_beside: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     """What `benchmarks.gpu.compiled` says of each kernel: registers, spills, shared memory, instructions."""
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu.compiled", "--json"],
-        env={
-            "PATH": "/usr/bin:/bin",
-            "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")),
-            "OMP_NUM_THREADS": "1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert run.returncode == 0, run.stderr
-    rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    assert computed_beside.returncode == 0, computed_beside.stderr
+    rows = [json.loads(line) for line in computed_beside.stdout.splitlines() if line.startswith("{")]
     print()
     for row in rows:
         print(row)

@@ -12,31 +12,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, Beside
 
 pytest.importorskip("triton")
 
-ROOT = Path(__file__).parents[2]
+BESIDE = Beside(arguments=(str(Path(__file__).with_name("ops_shapes.py")),), environment={"TRITON_INTERPRET": "1"})
 
 
 @pytest.fixture(scope="module")
-def verdicts() -> dict[str, str]:
+def verdicts(computed_beside: subprocess.CompletedProcess[str]) -> dict[str, str]:
     """What `ops_shapes` says of each case."""
-    environment = {
-        **os.environ,
-        "TRITON_INTERPRET": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", str(Path(__file__).with_name("ops_shapes.py"))],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return dict(line.split("|") for line in run.stdout.splitlines() if "|" in line)
+    assert computed_beside.returncode == 0, computed_beside.stdout + computed_beside.stderr
+    return dict(line.split("|") for line in computed_beside.stdout.splitlines() if "|" in line)
 
 
 def test_every_kind_of_attention_agrees_with_the_definition(verdicts: dict[str, str]) -> None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from conftest import Beside
+
+BESIDE = Beside(arguments=(str(Path(__file__).with_name("recorded_steps.py")),), environment={"TRITON_INTERPRET": "1"})
 
 
-def test_what_is_recorded_reads_everything_from_the_device() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("recorded_steps.py"))]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert run.returncode == 0, run.stdout + run.stderr
-    errors = {
-        name: float(error)
-        for name, _, error in (line.partition("|") for line in run.stdout.splitlines() if "|" in line)
-    }
+def test_what_is_recorded_reads_everything_from_the_device(computed_beside: subprocess.CompletedProcess[str]) -> None:
+    assert computed_beside.returncode == 0, computed_beside.stdout + computed_beside.stderr
+    said = (line.partition("|") for line in computed_beside.stdout.splitlines() if "|" in line)
+    errors = {name: float(error) for name, _, error in said}
     assert len(errors) == 5
     assert max(errors.values()) <= 1e-5, errors
