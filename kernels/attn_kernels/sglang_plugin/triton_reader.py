@@ -66,7 +66,8 @@ class TritonReader:
         host = self._host[self._turn]
         host.zero_()
         for row, prompt_len in zip(plan.rows, plan.prompt_lens, strict=True):
-            host[0, row], host[1, row] = prompt_len, 1
+            if row < self.shape.max_rows:  # a larger step is left out whole, see `attend`
+                host[0, row], host[1, row] = prompt_len, 1
         self._requests.copy_(host, non_blocking=True)
 
     def _prefill_fits(self, plan: Plan) -> bool:
