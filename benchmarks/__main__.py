@@ -6,7 +6,15 @@ import argparse
 import importlib
 import sys
 
-BENCHMARKS = ("capture_cpu", "capture_soak", "capture_bytes", "kernel_exact", "ingest", "classify_http")
+BENCHMARKS = (
+    "capture_cpu",
+    "capture_soak",
+    "capture_bytes",
+    "kernel_exact",
+    "ingest",
+    "classify_http",
+    "kill_rounds",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
