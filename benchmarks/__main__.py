@@ -14,6 +14,7 @@ BENCHMARKS = (
     "ingest",
     "classify_http",
     "kill_rounds",
+    "fuzz_frames",
 )
 
 

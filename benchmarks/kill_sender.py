@@ -28,7 +28,7 @@ from attn_kernels.rows import RequestEvent, StepRows
 from attn_kernels.spool_segment import Parcel
 
 STEPS_A_REQUEST = 256
-ROWS_A_STEP = 16
+ROWS_A_STEP = 64
 CONTEXT_LEN = 1000
 _STEP_S = 0.001
 _DRAIN_S = 60.0
@@ -126,7 +126,7 @@ def main() -> int:
         text_of=lambda token_id: f" t{token_id % 100}",
         limits=Limits(
             batch_interval_s=0.02, spool_after_s=arguments.spool_after_s, reconnect_interval_max_ms=200,
-            in_flight_bytes=1 << 20,
+            in_flight_bytes=4 << 20,
         ),
         spool=SpoolSettings(root=arguments.spool),
     )  # fmt: skip
