@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -22,6 +23,7 @@ from attn_sidecar.api.quick import QuickApp
 from attn_sidecar.desk import ClassifyDesk
 from attn_sidecar.discovery import Discovery
 from attn_sidecar.health import HealthBoard
+from attn_sidecar.http_door.door import Door
 from attn_sidecar.ingest import Ingest
 from attn_sidecar.live import LiveHub
 from attn_sidecar.online import OnlineFollower
@@ -30,6 +32,7 @@ from attn_sidecar.store.integrity import IntegrityCheck
 from attn_sidecar.store.jobs import ArrivedBatch, Committed
 from attn_sidecar.store.reader import ReadPool
 from attn_sidecar.store.writer import Writer
+from attn_sidecar.zmq_door.guard import guard_for
 
 STATIC_DIR = Path(__file__).parent / "static"
 """Where ``npm run build`` in ``ui/`` puts the explorer."""
@@ -84,7 +87,13 @@ class Sidecar:
         self.writer.start()
         if self.settings.zmq_bind is not None:
             try:
-                self.ingest = Ingest(self.settings.zmq_bind, offer=self._offer, health=self.health)
+                self.ingest = Ingest(
+                    self.settings.zmq_bind,
+                    offer=self._offer,
+                    health=self.health,
+                    guard=partial(guard_for, self.settings),
+                    privacy=self.settings.privacy,
+                )
             except BaseException:
                 self.writer.stop(within_s=_COMMIT_WITHIN_S)
                 raise
@@ -147,6 +156,7 @@ def create_app(sidecar: Sidecar, *, static_dir: Path = STATIC_DIR) -> FastAPI:
     app = QuickApp(title="Attention Explorer sidecar", version=__version__, lifespan=lifespan)
     endpoints = sidecar.endpoints()
     events = Events(live=sidecar.live, readers=sidecar.readers, discovery=sidecar.discovery)
+    app.stand_behind(partial(Door, sidecar.settings))
     app.go_around({e.path: e.quick for e in endpoints if e.quick is not None})
     # Plain Starlette routes: FastAPI's own would spend more on arguments than a classification costs.
     app.router.routes.extend(Route(e.path, e.handler, methods=[e.method]) for e in endpoints)

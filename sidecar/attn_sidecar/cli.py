@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import errno
 import logging
 import os
 import signal
 import socket
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +20,21 @@ import uvicorn
 from attn_core.errors import AttnError, SettingsError
 from attn_sidecar import __version__
 from attn_sidecar.app import Sidecar, create_app
+from attn_sidecar.http_door.connections import MAX_CONNECTIONS, BoundedConnection, close_late
+from attn_sidecar.http_door.token import tokens_from
 from attn_sidecar.ingest import AddressTaken
 from attn_sidecar.logs import configure_logging, log_event, logger_named
 from attn_sidecar.settings import ENV_PREFIX, LOG_FORMATS, Settings
+from attn_sidecar.zmq_door import keys_command
 
 _LOG = logger_named("cli")
+_COMMANDS = {"keys": keys_command.main}
+"""Words that may stand in the place of flags, and what they run."""
 _BACKLOG = 2048
 _GRACE_S = 1
+_MAX_HEARD_BYTES = 4096
+"""Of one message of a WebSocket's client: nothing that it says is needed."""
+_TICKS_A_SECOND = 10
 _DESCRIPTION = """\
 Keeps what a model server attends to: takes fingerprints in over ZMQ, stores them in SQLite, classifies them on
 arrival, and answers over HTTP (the explorer, /classify, /stats, a live WebSocket at /events)."""
@@ -32,6 +42,7 @@ _EPILOG = f"""\
 examples:
   attn-sidecar                                    HTTP on 127.0.0.1:9000, fingerprints at tcp://127.0.0.1:9001
   attn-sidecar --port 9009 --db fingerprints.db --discovery-dir ./discovery_outputs --online
+  attn-sidecar keys ~/attn-keys                   make a token and CURVE keys, print how to serve a network with them
   curl localhost:9009/health                      is it well, and if not, why
   curl localhost:9009/stats                       what it has taken in
 
@@ -39,7 +50,13 @@ what it stands between:
   the model server publishes to --zmq-bind and keeps what is not acknowledged, so a restart here loses nothing
   the discovery job reads --db and publishes to --discovery-dir, whose `latest` is served without a restart
 
-Each flag is also a variable: --discovery-dir is {ENV_PREFIX}DISCOVERY_DIR. A flag wins.
+who may come in:
+  this machine alone, unless --host or --zmq-bind say otherwise; then HTTP asks for a bearer token and ZMQ for CURVE
+  keys. The token stands in --token-file, or in the variable {ENV_PREFIX}TOKEN; it is no flag, since everyone on the
+  machine sees the flags of a process. docs/security.md has each door.
+
+Each flag is also a variable: --discovery-dir is {ENV_PREFIX}DISCOVERY_DIR. A flag wins. What may be repeated is parted
+by commas there.
 Stop with Ctrl+C or SIGTERM: what has arrived is committed first.
 Exit status: 0 stopped, 1 cannot start, 2 wrong use."""
 
@@ -58,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--host",
         metavar="ADDR",
-        help=f"HTTP address (default: {at.host}, this machine alone; nobody is asked for a password)",
+        help=f"HTTP address (default: {at.host}, this machine alone; any other needs a token)",
     )
     made.add_argument(
         "--db", type=Path, metavar="PATH", help=f"SQLite database for fingerprint storage (default: {at.db})"
@@ -77,20 +94,85 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--zmq-bind",
         metavar="ADDR",
-        help=f"ZMQ bind address for streaming, e.g. tcp://*:9001, or off (default: {at.zmq_bind})",
+        help=f"ZMQ bind address for streaming, e.g. tcp://*:9001, or off (default: {at.zmq_bind}); senders on other "
+        "machines need CURVE keys",
     )
     made.add_argument(
         "--log-format", choices=LOG_FORMATS, help=f"log lines on standard error (default: {at.log_format})"
     )
+    _add_doors(made)
     made.add_argument("--version", action="version", version=f"attn-sidecar {__version__}")
     return made
 
 
+def _add_doors(made: argparse.ArgumentParser) -> None:
+    at = Settings()
+    doors = made.add_argument_group("doors")
+    doors.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="PATH",
+        help="file with the bearer token that HTTP and /events ask for; several lines, several tokens",
+    )
+    doors.add_argument(
+        "--zmq-curve-secret-key", type=Path, metavar="FILE", help="ZMQ certificate with this sidecar's secret key"
+    )
+    doors.add_argument(
+        "--zmq-curve-clients",
+        type=Path,
+        metavar="PATH",
+        help="ZMQ certificate, or a directory of them, of the model servers let in",
+    )
+    doors.add_argument(
+        "--insecure",
+        action=argparse.BooleanOptionalAction,
+        help="serve a network without token and keys: anyone who reaches it reads prompts and writes fingerprints",
+    )
+    doors.add_argument(
+        "--cors-origin",
+        action="append",
+        metavar="ORIGIN",
+        help="a web page's origin that may read answers, e.g. https://dashboards.example; may be repeated "
+        "(default: none but the explorer)",
+    )
+    doors.add_argument(
+        "--allowed-host",
+        action="append",
+        metavar="NAME",
+        help="a name that clients may use for this sidecar beside localhost; may be repeated",
+    )
+    doors.add_argument(
+        "--rate-limit",
+        type=float,
+        metavar="N",
+        help="requests/s of one client address, 0 for no bound (default: none on this machine, 200 elsewhere)",
+    )
+    for name, what in (("body", "a request's body to come"), ("answer", "an answer to begin")):
+        default = getattr(at, f"{name}_time_limit_s")
+        doors.add_argument(
+            f"--{name}-time-limit",
+            dest=f"{name}_time_limit_s",
+            type=float,
+            metavar="S",
+            help=f"seconds for {what} (default: {default:g})",
+        )
+    doors.add_argument(
+        "--privacy",
+        action=argparse.BooleanOptionalAction,
+        help="keep fingerprints only: no text, token ids or positions are stored or shown, whatever is sent",
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until told to stop; returns the exit status."""
-    flags = vars(parser().parse_args(arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in _COMMANDS:
+        return _COMMANDS[words[0]](words[1:])
+    flags = vars(parser().parse_args(words))
     try:
         settings = Settings.resolve(flags=flags, environ=os.environ)
+        settings.check_doors()
+        tokens_from(settings)
     except SettingsError as error:
         print(f"attn-sidecar: {error}", file=sys.stderr)
         return 2
@@ -112,6 +194,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             timeout_graceful_shutdown=_GRACE_S,
             # Lines of other programs would be an invitation to compare versions.
             server_header=False,
+            http=BoundedConnection,
+            limit_concurrency=MAX_CONNECTIONS,
+            ws_max_size=_MAX_HEARD_BYTES,
+            # Who asks is who connects: a header may name anybody, and rate limits go by the address.
+            proxy_headers=False,
         ),
         sidecar=sidecar,
     )
@@ -148,6 +235,12 @@ def _warn_if_wide(settings: Settings) -> None:
     if wide := settings.wide_bindings:
         warning = "anyone who reaches it can read prompts and write fingerprints: keep it behind a firewall"
         log_event(_LOG, logging.WARNING, "sidecar.open_to_network", bound=" ".join(wide), warning=warning)
+    if settings.zmq_reach == "loopback-peers":
+        note = "senders elsewhere are turned away: give them CURVE keys (attn-sidecar keys NEW_DIR), or --insecure"
+        log_event(_LOG, logging.WARNING, "ingest.this_machine_only", bound=settings.zmq_bind, note=note)
+    if settings.token_file is not None and settings.token_file.stat().st_mode & stat.S_IROTH:
+        note = f"everyone on this machine can read it: chmod 600 {settings.token_file}"
+        log_event(_LOG, logging.WARNING, "sidecar.token_file_open", note=note)
 
 
 class StopSignal:
@@ -171,6 +264,13 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, *, sidecar: Sidecar) -> None:
         super().__init__(config)
         self._sidecar = sidecar
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second."""
+        if counter % _TICKS_A_SECOND == 0:
+            # The clock of the event loop, by which connections note when their head began.
+            close_late(self.server_state.connections, now_s=asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

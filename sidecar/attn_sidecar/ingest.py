@@ -21,7 +21,9 @@ from attn_core.wire import MAGIC, MAX_BATCH_BYTES, SOURCE_ID_BYTES, Batch, ack_f
 from attn_sidecar.admission import refusals
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
+from attn_sidecar.privacy import without_content
 from attn_sidecar.store.jobs import ArrivedBatch
+from attn_sidecar.zmq_door.guard import Guard
 
 _LOG = logger_named("ingest")
 PART = "ingest"
@@ -70,10 +72,24 @@ class _Arrived:
 class Ingest:
     """One ROUTER socket on one thread. `offer` hands a batch to the writer, or returns False where it has no room."""
 
-    def __init__(self, address: str, *, offer: Callable[[ArrivedBatch], bool], health: HealthBoard) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        offer: Callable[[ArrivedBatch], bool],
+        health: HealthBoard,
+        guard: Callable[[zmq.Context[zmq.Socket[bytes]]], Guard | None] = lambda _: None,
+        privacy: bool = False,
+    ) -> None:
         self._offer = offer
         self._health = health
+        self._privacy = privacy
         self._context = zmq.Context()
+        try:
+            self._guard = guard(self._context)
+        except AttnError:
+            self._context.destroy(linger=0)
+            raise
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, _LINGER_MS)
         self._router.setsockopt(zmq.RCVHWM, _RECEIVE_HIGH_WATER)
@@ -81,9 +97,12 @@ class Ingest:
         self._router.setsockopt(zmq.SNDHWM, 0)
         # Up to twice the limit is read and refused with its reason; beyond that ZMQ cuts the connection.
         self._router.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_BATCH_BYTES)
+        if self._guard is not None:
+            self._guard.stand_before(self._router)
         try:
             self._router.bind(address)
         except zmq.ZMQError as error:
+            self._close_guard()
             self._context.destroy(linger=0)
             raise AddressTaken(_explain(address, error)) from error
         self.address = str(self._router.getsockopt_string(zmq.LAST_ENDPOINT))
@@ -113,9 +132,14 @@ class Ingest:
         self.ring()
         if self._thread.ident is not None:
             self._thread.join()
+        self._close_guard()
         self._context.destroy(linger=_LINGER_MS)
         self._bell.close()
         self._bell_rope.close()
+
+    def _close_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.close()
 
     def ring(self) -> None:
         """Wake the thread: there are answers to send, or room in the writer, or it should end. Any thread may call."""
@@ -179,7 +203,7 @@ class Ingest:
             if reason is not None:
                 self._refuse(each.identity, each.frames, word=reason.partition(":")[0], reason=reason)
                 continue
-            batch = each.batch
+            batch = without_content(each.batch) if self._privacy else each.batch
             self.counters.num_rows += batch.rows.num_rows
             self.counters.say_dropped(batch)
             self._held.append(ArrivedBatch(batch=batch, answer=partial(self._answer, each.identity, batch)))

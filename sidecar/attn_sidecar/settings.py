@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from attn_core.errors import SettingsError
 from attn_core.wire import DEFAULT_ADDRESS
@@ -18,6 +19,7 @@ from attn_core.wire import DEFAULT_ADDRESS
 ENV_PREFIX = "ATTN_SIDECAR_"
 LOG_FORMATS = ("text", "json")
 _TCP = re.compile(r"^tcp://(?P<host>\[[0-9a-fA-F:.%]+\]|[^:/\s\[\]]+):(?P<port>\d{1,5}|\*)$")
+_WILDCARDS = ("*", "0.0.0.0", "::")  # noqa: S104 - recognised, not bound
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
@@ -39,6 +41,28 @@ class Settings:
     """ZMQ address to take fingerprints at; None for no ingest."""
     log_format: str = "text"
     """`text` for people, `json` for machines."""
+    token: str | None = field(default=None, repr=False)
+    """The bearer token that every endpoint asks for; only ever from the environment, since `ps` shows flags."""
+    token_file: Path | None = None
+    """File of bearer tokens, one a line; counts before `token`."""
+    insecure: bool = False
+    """Serve beyond this machine without token and keys."""
+    zmq_curve_secret_key: Path | None = None
+    """ZMQ certificate with this sidecar's secret key: ingest is encrypted, and asks senders for a known key."""
+    zmq_curve_clients: Path | None = None
+    """ZMQ certificate, or directory of them, with the public keys of the senders let in."""
+    cors_origin: tuple[str, ...] = ()
+    """Origins whose pages may read answers."""
+    allowed_host: tuple[str, ...] = ()
+    """Names in the Host header taken beside localhost and the bound one."""
+    rate_limit: float | None = None
+    """Requests/s of one client, 0 for no bound; None: no bound on this machine, 200 elsewhere."""
+    body_time_limit_s: float = 10.0
+    """How long a request's body may take to come."""
+    answer_time_limit_s: float = 30.0
+    """How long an answer may take to begin."""
+    privacy: bool = False
+    """Keep and show fingerprints only: no text, token ids or positions, whatever senders send."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -49,6 +73,54 @@ class Settings:
             raise SettingsError(f"--log-format {self.log_format!r}: valid are {', '.join(LOG_FORMATS)}")
         if self.zmq_bind is not None:
             _check_zmq_address(self.zmq_bind)
+        for name in ("rate_limit", "body_time_limit_s", "answer_time_limit_s"):
+            value = getattr(self, name)
+            least = 0 if name == "rate_limit" else 0.1
+            if value is not None and not least <= value <= 1e6:
+                flag = name.removesuffix("_s").replace("_", "-")
+                raise SettingsError(f"--{flag} {value}: valid is a number from {least} to 1000000")
+        for origin in self.cors_origin:
+            _check_origin(origin)
+        if (self.zmq_curve_secret_key is None) != (self.zmq_curve_clients is None):
+            raise SettingsError(
+                "--zmq-curve-secret-key and --zmq-curve-clients go together: "
+                "attn-sidecar keys NEW_DIR makes both, and prints the flags"
+            )
+
+    def check_doors(self) -> None:
+        """Raises `SettingsError` where the sidecar would serve the network without asking who is there."""
+        if self.insecure:
+            return
+        if not is_loopback(self.host) and self.token is None and self.token_file is None:
+            raise SettingsError(
+                f"--host {self.host} would let anyone on the network read prompts and write fingerprints. Give "
+                f"--token-file FILE (attn-sidecar keys NEW_DIR makes one) or the variable {ENV_PREFIX}TOKEN; or leave "
+                "--host away and come through a tunnel: ssh -L 9009:127.0.0.1:9009 HOST; or, on a network you trust "
+                "entirely, --insecure"
+            )
+        if self.zmq_reach == "named":
+            raise SettingsError(
+                f"--zmq-bind {self.zmq_bind} would let anyone on the network write fingerprints. Give "
+                "--zmq-curve-secret-key and --zmq-curve-clients (attn-sidecar keys NEW_DIR makes the keys and prints "
+                "both sides' flags); or, on a network you trust entirely, --insecure"
+            )
+
+    @property
+    def zmq_reach(self) -> str:
+        """From where ingest takes connections.
+
+        ``local``: bound to this machine alone (or off); ``guarded``: wider, and CURVE keys are asked for; ``everyone``:
+        wider, by --insecure; ``loopback-peers``: bound to every interface without keys, so senders elsewhere are turned
+        away; ``named``: bound to one address of the network without keys, where nobody could be let in.
+        """
+        if self.zmq_bind is None or _zmq_is_local(self.zmq_bind):
+            return "local"
+        if self.zmq_curve_secret_key is not None:
+            return "guarded"
+        if self.insecure:
+            return "everyone"
+        match = _TCP.match(self.zmq_bind)
+        return "loopback-peers" if match is not None and match["host"].strip("[]") in _WILDCARDS else "named"
 
     @classmethod
     def resolve(cls, *, flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
@@ -57,14 +129,14 @@ class Settings:
         Raises `SettingsError` naming the value that cannot be used, and the variable it came from.
         """
         chosen: dict[str, Any] = {}
-        for field in fields(cls):
-            flag = flags.get(field.name)
-            variable = ENV_PREFIX + field.name.upper()
+        for each in fields(cls):
+            flag = flags.get(each.name)
+            variable = ENV_PREFIX + each.name.upper()
             if flag is not None:
-                chosen[field.name] = flag
+                chosen[each.name] = tuple(flag) if isinstance(flag, list) else flag
             elif variable in environ:
                 try:
-                    chosen[field.name] = _FROM_TEXT.get(field.name, str)(environ[variable])
+                    chosen[each.name] = _FROM_TEXT.get(each.name, str)(environ[variable])
                 except ValueError as error:
                     raise SettingsError(f"{variable}={environ[variable]!r}: {error}") from error
         if str(chosen.get("zmq_bind", "")).lower() in ("off", "none"):
@@ -73,9 +145,10 @@ class Settings:
 
     @property
     def wide_bindings(self) -> list[str]:
-        """What is bound beyond this machine's loopback: nothing here asks callers who they are."""
-        wide = [] if is_loopback(self.host) else [f"--host {self.host}"]
-        if self.zmq_bind is not None and not _zmq_is_local(self.zmq_bind):
+        """What serves callers beyond this machine's loopback without asking who they are (by --insecure)."""
+        has_token = self.token is not None or self.token_file is not None
+        wide = [] if is_loopback(self.host) or has_token else [f"--host {self.host}"]
+        if self.zmq_reach in ("everyone", "named"):
             wide.append(f"--zmq-bind {self.zmq_bind}")
         return wide
 
@@ -107,6 +180,19 @@ def _check_zmq_address(address: str) -> None:
         )
 
 
+def _check_origin(text: str) -> None:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc or text != f"{parts.scheme}://{parts.netloc}".lower():
+        raise SettingsError(
+            f"--cors-origin {text}: valid is SCHEME://HOST or SCHEME://HOST:PORT in lower case, such as "
+            "https://dashboards.example, without a path; name each origin, * is not taken"
+        )
+
+
+def _list_from_text(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
 def _bool_from_text(text: str) -> bool:
     lowered = text.strip().lower()
     if lowered not in _TRUE + _FALSE:
@@ -125,4 +211,14 @@ _FROM_TEXT: Mapping[str, Callable[[str], object]] = {
     "db": Path,
     "discovery_dir": Path,
     "online": _bool_from_text,
+    "token_file": Path,
+    "insecure": _bool_from_text,
+    "zmq_curve_secret_key": Path,
+    "zmq_curve_clients": Path,
+    "cors_origin": _list_from_text,
+    "allowed_host": _list_from_text,
+    "rate_limit": float,
+    "body_time_limit_s": float,
+    "answer_time_limit_s": float,
+    "privacy": _bool_from_text,
 }

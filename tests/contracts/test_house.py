@@ -48,7 +48,7 @@ def test_the_core_knows_no_framework():
 @pytest.mark.parametrize(
     ("package", "module", "rooms"),
     [
-        ("attn_sidecar", "zmq", {"ingest"}),
+        ("attn_sidecar", "zmq", {"ingest", "zmq_door"}),
         ("attn_sidecar", "sqlite3", {"store"}),
         ("attn_kernels", "sglang", {"sglang_plugin", "cpu_platform"}),
         ("attn_assets", "dagster", {"defs", "cli", "definitions"}),

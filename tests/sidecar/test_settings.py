@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from attn_core.errors import SettingsError
@@ -44,9 +46,72 @@ def test_a_value_that_cannot_be_used_is_named(environ, said):
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("address", ["tcp://*:9001", "tcp://0.0.0.0:9001", "tcp://[::]:9001", "tcp://eth0:9001"])
-def test_wider_bindings_are_seen(address):
-    assert resolve(zmq_bind=address).wide_bindings == [f"--zmq-bind {address}"]
+WILDCARDS = ["tcp://*:9001", "tcp://0.0.0.0:9001", "tcp://[::]:9001"]
+KEYS = {"zmq_curve_secret_key": Path("a.key_secret"), "zmq_curve_clients": Path("clients")}
+
+
+@pytest.mark.parametrize("address", WILDCARDS)
+def test_every_interface_without_keys_is_for_senders_of_this_machine(address):
+    settings = resolve(zmq_bind=address)
+    settings.check_doors()
+    assert settings.zmq_reach == "loopback-peers"
+    assert settings.wide_bindings == []
+
+
+@pytest.mark.parametrize("address", ["tcp://eth0:9001", "tcp://192.0.2.7:9001"])
+def test_one_address_of_the_network_needs_keys(address):
+    with pytest.raises(SettingsError, match=r"zmq-curve-secret-key.*--insecure"):
+        resolve(zmq_bind=address).check_doors()
+    guarded = resolve(zmq_bind=address, **KEYS)
+    guarded.check_doors()
+    assert (guarded.zmq_reach, guarded.wide_bindings) == ("guarded", [])
+
+
+@pytest.mark.parametrize("address", [*WILDCARDS, "tcp://192.0.2.7:9001"])
+def test_insecure_is_said_aloud(address):
+    settings = resolve(zmq_bind=address, insecure=True)
+    settings.check_doors()
+    assert (settings.zmq_reach, settings.wide_bindings) == ("everyone", [f"--zmq-bind {address}"])
+
+
+@pytest.mark.parametrize("host", ["::", "192.0.2.7", "example.org"])
+def test_a_wide_host_needs_a_token(host):
+    with pytest.raises(SettingsError, match="--token-file FILE"):
+        resolve(host=host, zmq_bind="off").check_doors()
+    resolve(host=host, zmq_bind="off", token_file=Path("t")).check_doors()
+    resolve({"ATTN_SIDECAR_TOKEN": "t"}, host=host, zmq_bind="off").check_doors()
+    resolve(host=host, zmq_bind="off", insecure=True).check_doors()
+
+
+def test_keys_of_one_side_alone_are_no_keys():
+    for name, path in KEYS.items():
+        with pytest.raises(SettingsError, match="go together"):
+            resolve(**{name: path})
+
+
+@pytest.mark.parametrize("origin", ["*", "example.org", "https://example.org/", "https://Example.org", "null"])
+def test_what_no_browser_sends_as_origin_is_refused(origin):
+    with pytest.raises(SettingsError, match="cors-origin"):
+        resolve(cors_origin=[origin])
+
+
+def test_lists_come_by_repeated_flag_or_parted_by_commas():
+    environ = {"ATTN_SIDECAR_CORS_ORIGIN": "https://a.example, http://b.example:8080", "ATTN_SIDECAR_RATE_LIMIT": "5"}
+    settings = resolve(environ)
+    assert settings.cors_origin == ("https://a.example", "http://b.example:8080")
+    assert settings.rate_limit == 5
+    assert resolve(environ, cors_origin=["https://c.example"]).cors_origin == ("https://c.example",)
+
+
+@pytest.mark.parametrize("name", ["rate_limit", "body_time_limit_s", "answer_time_limit_s"])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_bound_that_is_none_is_refused(name, value):
+    with pytest.raises(SettingsError, match="valid is a number"):
+        resolve(**{name: value})
+
+
+def test_the_token_is_not_printed_with_the_settings():
+    assert "swordfish" not in repr(resolve({"ATTN_SIDECAR_TOKEN": "swordfish" * 4}))
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9001", "tcp://localhost:9001", "tcp://[::1]:1", "ipc:///tmp/a"])

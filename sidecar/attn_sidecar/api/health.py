@@ -9,6 +9,7 @@ from starlette.responses import Response
 from attn_sidecar import __version__
 from attn_sidecar.api.endpoint import Endpoint, json_response
 from attn_sidecar.health import HealthBoard
+from attn_sidecar.http_door.door import ADMITTED
 
 
 class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,8 +23,12 @@ class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
 def endpoints(health: HealthBoard) -> list[Endpoint]:
     """The endpoint, reading this board."""
 
-    async def get_health(_: Request) -> Response:
+    async def get_health(request: Request) -> Response:
         reasons = health.reasons
+        if not request.scope.get(ADMITTED, True):
+            # Without the token: whether it lives, for a load balancer, and nothing of what is behind.
+            bare = HealthAnswer(status="degraded" if reasons else "ok", version="", reasons=[])
+            return json_response(bare, status=503 if health.blocked else 200)
         answer = HealthAnswer(status="degraded" if reasons else "ok", version=__version__, reasons=reasons)
         return json_response(answer, status=503 if health.blocked else 200)
 

@@ -30,6 +30,11 @@ class QuickApp(FastAPI):
 
     quick: Mapping[str, Quick]
     _on_quick: ASGIApp
+    _door: ASGIApp
+
+    def stand_behind(self, door: Callable[[ASGIApp], ASGIApp]) -> None:
+        """Let in only what `door`, made around the application, lets in."""
+        self._door = door(self._inside)
 
     def go_around(self, quick: Mapping[str, Quick]) -> None:
         """Answer these POST paths on the short way from now on."""
@@ -38,6 +43,9 @@ class QuickApp(FastAPI):
         self._on_quick = ServerErrorMiddleware(self._answer, handler=HANDLERS[Exception])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._door(scope, receive, send)
+
+    async def _inside(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self.quick:
             await self._on_quick(scope, receive, send)
         else:
