@@ -21,6 +21,7 @@ from attn_assets.discovery import serving
 from attn_assets.discovery.labelling import zone_lift
 from attn_assets.discovery.tables import bundle_tables, facts_of, labels_of
 from attn_assets.discovery.window import Window, window_from_table
+from attn_core.baseline import FILE_NAME as BASELINE
 from attn_core.bundle import LATEST, open_bundle, publish, run_id_from_time
 from attn_core.classify import Classifier, cluster_label
 from attn_core.errors import BundleError
@@ -178,6 +179,7 @@ def publish_run(
         for name, table in tables.items():
             pq.write_table(table, directory / f"{name}.parquet", compression="zstd")
         fitted.served.arrays.save(directory / "classifier.npz")
+        fitted.served.baseline.save(directory / BASELINE)
 
     for abandoned in discovery_dir.glob(f".staging-{run_id}-*"):
         shutil.rmtree(abandoned)

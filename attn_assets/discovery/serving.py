@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 from attn_assets.discovery.prototypes import Prototypes, tile_clusters
 from attn_assets.discovery.quality import expected_calibration_error, reliability
 from attn_assets.discovery.sample import split_rows
+from attn_core.baseline import Baseline, baseline_from_answers
 from attn_core.classify import NO_CLUSTER, RULES_CONFIDENCE_CAP, Classifier, ClassifierArrays, no_clusters
 
 SPLIT = (0.6, 0.2, 0.2)
@@ -67,6 +68,8 @@ class Served:
     prototypes: Prototypes
     """`nearest_row` counts in the rows that were given to `fit`."""
     figures: Figures
+    baseline: Baseline
+    """What it answered on the rows that judged it."""
 
 
 def fit(rows: Labelled, *, cluster_ids: I32, cluster_zone_lift: F32, seed: int) -> Served:
@@ -89,11 +92,19 @@ def fit(rows: Labelled, *, cluster_ids: I32, cluster_zone_lift: F32, seed: int) 
         unclaimed_curve=plain.unclaimed_curve,
     )
     arrays = _with_curves(arrays, rows.rows(curve_part))
-    figures = judge(arrays, rows.rows(judge_part), cluster_ids=cluster_ids)
+    judging = rows.rows(judge_part)
+    figures = judge(arrays, judging, cluster_ids=cluster_ids)
     prototypes = Prototypes(
         points=tiles.points, start=tiles.start, nearest_row=fit_part[tiles.nearest_row].astype(np.int32)
     )
-    return Served(arrays=arrays, prototypes=prototypes, figures=figures)
+    answers = Classifier(arrays, run_id=None).raw(
+        judging.vectors,
+        context_len=judging.context_len,
+        sink_mass=judging.sink_mass,
+        periodicity=judging.periodicity,
+    )
+    baseline = baseline_from_answers(judging.features, answers.cluster_id, cluster_ids=cluster_ids)
+    return Served(arrays=arrays, prototypes=prototypes, figures=figures, baseline=baseline)
 
 
 def judge(arrays: ClassifierArrays, rows: Labelled, *, cluster_ids: I32) -> Figures:

@@ -26,7 +26,7 @@ from attn_sidecar.health import HealthBoard
 from attn_sidecar.http_door.door import Door
 from attn_sidecar.ingest import Ingest
 from attn_sidecar.live import LiveHub
-from attn_sidecar.online import OnlineFollower
+from attn_sidecar.online.follower import OnlineFollower
 from attn_sidecar.settings import Settings
 from attn_sidecar.store.integrity import IntegrityCheck
 from attn_sidecar.store.jobs import ArrivedBatch, Committed
@@ -52,8 +52,18 @@ class Sidecar:
         self.now_us = now_us
         self.health = HealthBoard()
         self.live = LiveHub(settings.db, health=self.health)
-        self.discovery = Discovery(settings.discovery_dir, health=self.health, on_swap=self.live.announce_run)
-        self.online = OnlineFollower(lambda: self.discovery.served) if settings.online else None
+        self.discovery = Discovery(settings.discovery_dir, health=self.health, on_swap=self._on_swap)
+        self.online = (
+            OnlineFollower(
+                lambda: self.discovery.served,
+                folder=settings.discovery_dir,
+                health=self.health,
+                now_us=now_us,
+                bounds=settings.online_bounds,
+            )
+            if settings.online
+            else None
+        )
         self.desk = ClassifyDesk(self.discovery, health=self.health)
         self.readers = ReadPool(settings.db)
         self.integrity = IntegrityCheck(settings.db, health=self.health)
@@ -72,6 +82,11 @@ class Sidecar:
         self.live.committed(committed)
         if self.online is not None:
             self.online.committed(committed)
+
+    def _on_swap(self, run_id: str | None) -> None:
+        self.live.announce_run(run_id)
+        if self.online is not None:
+            self.online.run_swapped()
 
     def _on_room(self) -> None:
         if self.ingest is not None:
@@ -105,6 +120,8 @@ class Sidecar:
         self.live.start(loop)
         self.integrity.start()
         self.desk.start(loop)
+        if self.online is not None:
+            self.online.start()
         if self.ingest is not None:
             self.ingest.start()
 
@@ -119,6 +136,8 @@ class Sidecar:
         self.live.stop()
         self.integrity.stop()
         self.desk.stop()
+        if self.online is not None:
+            self.online.stop()
         self.readers.close()
 
     def endpoints(self) -> list[Endpoint]:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from attn_core.errors import SettingsError
 from attn_core.wire import DEFAULT_ADDRESS
+from attn_sidecar.online.bounds import Bounds
 
 ENV_PREFIX = "ATTN_SIDECAR_"
 LOG_FORMATS = ("text", "json")
@@ -37,6 +38,14 @@ class Settings:
     """Where discovery publishes its bundles and the symlink `latest`."""
     online: bool = False
     """Follow novelty and drift between discovery runs."""
+    online_novelty: float = Bounds.novelty
+    """With `online`: unclaimed share beyond the expected one that asks for an early run."""
+    online_drift: float = Bounds.drift
+    """With `online`: drift in cluster radii that asks for an early run."""
+    online_min_points: int = Bounds.min_points
+    """With `online`: points that must have come before anything is judged."""
+    online_half_life: int = Bounds.half_life_points
+    """With `online`: a point counts half as much once this many newer ones have come."""
     zmq_bind: str | None = DEFAULT_ADDRESS
     """ZMQ address to take fingerprints at; None for no ingest."""
     log_format: str = "text"
@@ -65,6 +74,7 @@ class Settings:
     """Keep and show fingerprints only: no text, token ids or positions, whatever senders send."""
 
     def __post_init__(self) -> None:
+        assert self.online_bounds  # Raises what is wrong with it.
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"--port {self.port}: a port lies between 0 and 65535 (0 takes any free one)")
         if not self.host:
@@ -144,6 +154,16 @@ class Settings:
         return cls(**chosen)
 
     @property
+    def online_bounds(self) -> Bounds:
+        """The settings of `--online` together; raises `SettingsError` naming the one that cannot be used."""
+        return Bounds(
+            novelty=self.online_novelty,
+            drift=self.online_drift,
+            min_points=self.online_min_points,
+            half_life_points=self.online_half_life,
+        )
+
+    @property
     def wide_bindings(self) -> list[str]:
         """What serves callers beyond this machine's loopback without asking who they are (by --insecure)."""
         has_token = self.token is not None or self.token_file is not None
@@ -211,6 +231,10 @@ _FROM_TEXT: Mapping[str, Callable[[str], object]] = {
     "db": Path,
     "discovery_dir": Path,
     "online": _bool_from_text,
+    "online_novelty": float,
+    "online_drift": float,
+    "online_min_points": int,
+    "online_half_life": int,
     "token_file": Path,
     "insecure": _bool_from_text,
     "zmq_curve_secret_key": Path,

@@ -99,8 +99,10 @@ def guide_vector():
     return random_rows(1, seed=7).column("vector")[0].as_py()
 
 
-def publish_bundle(folder: Path, *, run_id="2026-01-10T04-02-11", num_points=40, seed=1, cluster_ids=(3, 5)):
-    """A real bundle over random tokens: one cluster around each half of them."""
+def publish_bundle(
+    folder: Path, *, run_id="2026-01-10T04-02-11", num_points=40, seed=1, cluster_ids=(3, 5), more=lambda _: None
+):
+    """A real bundle over random tokens: one cluster around each half of them. `more(directory)` adds files."""
     rows = random_rows(num_points, seed=seed, request_id="seen")
     vectors = wire.vectors_from_rows(rows)
     context_len = rows.column("context_len").to_numpy()
@@ -147,6 +149,7 @@ def publish_bundle(folder: Path, *, run_id="2026-01-10T04-02-11", num_points=40,
         pq.write_table(pa.Table.from_pylist(clusters), directory / "clusters.parquet")
         for name in ("prototypes", "requests"):
             pq.write_table(pa.table({"x": [1.0]}), directory / f"{name}.parquet")
+        more(directory)
 
     return bundle.publish(folder, run_id=run_id, manifest={"model_id": "demo-model"}, write=write)
 

@@ -13,7 +13,8 @@ from attn_sidecar.api.endpoint import Endpoint, json_response
 from attn_sidecar.discovery import Discovery
 from attn_sidecar.ingest import Ingest
 from attn_sidecar.live import LiveHub
-from attn_sidecar.online import OnlineFigures, OnlineFollower
+from attn_sidecar.online.figures import OnlineFigures
+from attn_sidecar.online.follower import OnlineFollower
 from attn_sidecar.store.reader import ReadPool
 from attn_sidecar.store.tally import Tally
 from attn_sidecar.store.writer import Writer

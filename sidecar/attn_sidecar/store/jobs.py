@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from attn_core.classify import Classified
 from attn_core.wire import FINGERPRINTS, Batch
 from attn_sidecar.manifold import Manifold, Question
 
@@ -53,10 +52,8 @@ class Committed:
     num_new: int
     num_repeated: int
     run_id: str | None
-    vectors: npt.NDArray[np.float32]
-    """float32 [m, 20], all rows of the transaction that came over the wire."""
-    cluster_ids: npt.NDArray[np.int32]
-    """[m], as classified on arrival."""
+    tokens: list[tuple[str, pa.RecordBatch, Classified]] = field(default_factory=list)
+    """(model_id, rows, answers on arrival), all rows of the transaction that came over the wire."""
     requests: list[tuple[str, pa.RecordBatch]] = field(default_factory=list)
     """(model_id, rows) of each batch of request events."""
 

@@ -114,15 +114,12 @@ def _write_rows(connection: sqlite3.Connection, prepared: PreparedGroup) -> tupl
         stored = _insert_posted(connection, posted, now_us=prepared.now_us)
         num_rows, num_new = num_rows + 1, num_new + stored
         answers.append(partial(posted.answer, Stored(stored=stored)))
-    vectors = [vectors_from_rows(rows) for _, rows, _ in prepared.tokens]
-    clusters = [classified.cluster_id for _, _, classified in prepared.tokens]
     committed = Committed(
         newest_id=max_id(connection),
         num_new=num_new,
         num_repeated=num_rows - num_new,
         run_id=prepared.run_id,
-        vectors=np.concatenate(vectors) if vectors else np.zeros((0, 20), dtype=np.float32),
-        cluster_ids=np.concatenate(clusters) if clusters else np.zeros(0, dtype=np.int32),
+        tokens=prepared.tokens,
         requests=prepared.requests,
     )
     return committed, answers
