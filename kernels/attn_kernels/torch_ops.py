@@ -22,11 +22,14 @@ from attn_kernels.reference import (
     PERIOD_REPEATS,
     PERIOD_TREND,
 )
+from attn_kernels.torch_scores import GatheredKeys, attention_scores
 
 _EDGES = tuple(sorted({*HISTOGRAM_EDGES, LOCAL_END, MID_END}))
 _AT = {edge: i for i, edge in enumerate(_EDGES)}
 _RAGGED = 2.0
 """Requests are computed together while the longest has at most this many times the positions of the shortest."""
+_HIDDEN = -1e30
+"""The score of a position that is not attended to: finite, so that no probability of 0 meets an infinite score."""
 _PROMPT_BLOCK = 1 << 23
 """Probabilities of a prompt that are held at once in one layer, heads * queries * positions: 32 MiB."""
 
@@ -103,6 +106,7 @@ def capture(
                 slots=(slots if index is None else slots[index])[:, :n],
                 lens=lens,
                 absent=absent,
+                shortest=min(context_lens[r] for r in rows),
             )
         )
     parts = _over_ranks(parts, num_layers=len(layers), num_heads=layers[0].query.shape[1], shards=shards)
@@ -142,6 +146,7 @@ def capture_prompt(
             slots=slots[:, :n],
             lens=lens,
             absent=torch.arange(n, device=slots.device) >= lens[:, None],
+            shortest=first + start + 1,
         )
         [part] = _over_ranks([part], num_layers=len(layers), num_heads=heads, shards=shards)
         done.append(_finish(part, prompt_lens=torch.full_like(lens, prompt_len), k=k))
@@ -185,28 +190,63 @@ def _by_length(context_lens: Sequence[int]) -> list[list[int]]:
 
 
 def _sums(
-    layers: Sequence[LayerQueries], *, slots: torch.Tensor, lens: torch.Tensor, absent: torch.Tensor | None
+    layers: Sequence[LayerQueries],
+    *,
+    slots: torch.Tensor,
+    lens: torch.Tensor,
+    absent: torch.Tensor | None,
+    shortest: int,
 ) -> _Sums:
-    """Sums over layers and heads. `slots` is [B, n], or [1, n] where all queries read the same request's keys."""
+    """Sums over layers and heads. `slots` is [B, n], or [1, n] where all queries read the same request's keys.
+
+    `shortest` is the least of `lens`: from there on positions may be absent.
+    """
     n = slots.shape[1]
     batch = len(lens)
-    position = torch.arange(n, device=slots.device)
     mass = torch.zeros(batch, n, device=slots.device)
     entropy = torch.empty(batch, len(layers), device=slots.device)
     unread = None if absent is None or slots.shape[0] != batch else absent
+    gathered = GatheredKeys(slots if unread is None else slots.masked_fill(unread, 0))
     for i, layer in enumerate(layers):
-        own = slots if layer.slots is None else layer.slots[:, :n]
-        keys = _gather(layer.keys, own if unread is None else own.masked_fill(unread, 0))
+        if layer.slots is None:
+            keys = gathered
+        else:
+            own = layer.slots[:, :n]
+            keys = GatheredKeys(own if unread is None else own.masked_fill(unread, 0))
+        scores = attention_scores(layer.query.float(), layer.keys, places=keys)  # [B, H, n]
+        scores *= layer.scaling
+        if layer.logit_cap > 0:
+            scores = scores.div_(layer.logit_cap).tanh_().mul_(layer.logit_cap)
         hidden = absent
         if layer.sliding_window >= 0:
-            beyond = (lens[:, None] - 1 - position) > layer.sliding_window
+            beyond = (lens[:, None] - 1 - torch.arange(n, device=slots.device)) > layer.sliding_window
             hidden = beyond if hidden is None else hidden | beyond
-        p = _probabilities(layer.query.float(), keys.float(), layer=layer, hidden=hidden)  # [B, H, n]
-        mass += p.sum(dim=1)
-        if layer.sinks is not None:
-            p = p / p.sum(dim=2, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
-        entropy[:, i] = torch.special.entr(p).sum(dim=2).sum(dim=1)
+        if hidden is not None:
+            first = 0 if layer.sliding_window >= 0 else shortest
+            scores[:, :, first:].masked_fill_(hidden[:, None, first:], _HIDDEN)
+        layer_mass, layer_entropy = _mass_and_entropy(scores, sinks=layer.sinks)
+        mass += layer_mass
+        entropy[:, i] = layer_entropy
     return _Sums(mass=mass, entropy=entropy, lens=lens, absent=absent)
+
+
+def _mass_and_entropy(scores: torch.Tensor, *, sinks: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums over heads of the probabilities, [B, n], and of their entropies in nats, [B]; `scores` are spent.
+
+    The entropy of p = softmax(s) is the sum of p (max s - s), less the logarithm of the greatest p: one pass without a
+    logarithm a position, and nothing to cancel, since far scores have no probability.
+    """
+    if sinks is None:
+        p = torch.softmax(scores, dim=2)
+        mass = p.sum(dim=1)
+    else:
+        sink = sinks.float().view(1, -1, 1).expand(len(scores), -1, 1)
+        p = torch.softmax(torch.cat([scores, sink], dim=2), dim=2)[:, :, :-1]
+        mass = p.sum(dim=1)
+        p = p / p.sum(dim=2, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
+    scores -= scores.amax(dim=2, keepdim=True)
+    scores *= p
+    return mass, -(scores.sum(dim=(1, 2)) + p.amax(dim=2).log_().sum(dim=1))
 
 
 def _over_ranks(parts: Sequence[_Sums], *, num_layers: int, num_heads: int, shards: HeadShards | None) -> list[_Sums]:
@@ -231,46 +271,6 @@ def _over_ranks(parts: Sequence[_Sums], *, num_layers: int, num_heads: int, shar
         )
         for part in parts
     ]
-
-
-def _gather(cache: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-    """[B, Hkv, n, D], contiguous, from a key cache [slots, Hkv, D] and slots [B, n].
-
-    `index_select` over rows of one head: on a CPU nine times as fast as indexing, and the product needs no copy after.
-    """
-    num_slots, num_kv_heads, dim = cache.shape
-    head = torch.arange(num_kv_heads, device=slots.device)[:, None]
-    index = (slots[:, None, :].long() * num_kv_heads + head).view(-1)  # [B * Hkv * n]
-    flat = cache.reshape(num_slots * num_kv_heads, dim)
-    if cache.element_size() == 1:  # torch selects no rows of 8-bit floats on a CPU; of bytes it does
-        rows = flat.view(torch.uint8).index_select(0, index).view(cache.dtype)
-    else:
-        rows = flat.index_select(0, index)
-    return rows.view(slots.shape[0], num_kv_heads, slots.shape[1], dim)
-
-
-def _probabilities(
-    query: torch.Tensor, keys: torch.Tensor, *, layer: LayerQueries, hidden: torch.Tensor | None
-) -> torch.Tensor:
-    """float32 [B, H, n] from query [B, H, D] and keys [B or 1, Hkv, n, D]."""
-    batch, heads, dim = query.shape
-    num_kv_heads, n = keys.shape[1:3]
-    if keys.shape[0] == batch:
-        grouped = query.view(batch, num_kv_heads, heads // num_kv_heads, dim)
-        scores = torch.matmul(grouped, keys.transpose(2, 3)).view(batch, heads, n)
-    else:  # the queries of one prompt: all of a key head's in one product
-        grouped = query.view(batch, num_kv_heads, -1, dim).transpose(0, 1).reshape(num_kv_heads, -1, dim)
-        scores = torch.matmul(grouped, keys[0].transpose(1, 2)).view(num_kv_heads, batch, -1, n)
-        scores = scores.transpose(0, 1).reshape(batch, heads, n)
-    scores *= layer.scaling
-    if layer.logit_cap > 0:
-        scores = layer.logit_cap * torch.tanh(scores / layer.logit_cap)
-    if hidden is not None:
-        scores.masked_fill_(hidden[:, None], float("-inf"))
-    if layer.sinks is None:
-        return torch.softmax(scores, dim=2)
-    sink = layer.sinks.float().view(1, heads, 1).expand(batch, heads, 1)
-    return torch.softmax(torch.cat([scores, sink], dim=2), dim=2)[:, :, :-1]
 
 
 def _finish(part: _Sums, *, prompt_lens: torch.Tensor, k: int) -> Captured:
