@@ -52,6 +52,11 @@ def run_id_from_time(when: datetime) -> str:
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H-%M-%S")
 
 
+def is_run_id(text: str) -> bool:
+    """Whether this can be a run's id, and so the name of its directory."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
 def publish(output_dir: Path, *, run_id: str, manifest: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
     """Write a bundle and make it `latest`; returns its directory.
 

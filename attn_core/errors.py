@@ -4,7 +4,8 @@ AttnError
 ├── InvalidFingerprint   a vector (or what lies beside it) breaks an invariant
 ├── WireError            a ZMQ frame that is not ours, damaged, or of another version
 ├── StoreError           the SQLite database cannot be used as it is
-│   └── SchemaMismatch   the database has another schema version
+│   ├── SchemaMismatch   the database has another schema version
+│   └── QueryTooLong     a question to the store took longer than it may
 ├── BundleError          a discovery bundle is missing, damaged or of another version
 └── SettingsError        a flag or environment variable has a value that cannot be used
 """
@@ -34,6 +35,10 @@ class StoreError(AttnError):
 
 class SchemaMismatch(StoreError):
     """The database was written by another schema version."""
+
+
+class QueryTooLong(StoreError):
+    """A question to the store was given up: it ran into its time limit."""
 
 
 class BundleError(AttnError):

@@ -13,7 +13,9 @@ from fastapi import FastAPI
 from starlette.routing import Route, WebSocketRoute
 
 from attn_sidecar import __version__
-from attn_sidecar.api import classify, discovery, fingerprint, health, points, requests, stats
+from attn_sidecar.api import classify, clusters, compare, discovery, fingerprint, health, points, requests, runs, stats
+from attn_sidecar.api import timeline as zones_timeline
+from attn_sidecar.api.delivery import delivered
 from attn_sidecar.api.endpoint import Endpoint
 from attn_sidecar.api.events import Events
 from attn_sidecar.api.explorer import Explorer
@@ -157,6 +159,10 @@ class Sidecar:
             ),
             *requests.endpoints(self.readers),
             *points.endpoints(self.discovery),
+            *clusters.endpoints(self.discovery, readers=self.readers),
+            *runs.endpoints(self.discovery, readers=self.readers),
+            *zones_timeline.endpoints(self.readers),
+            *compare.endpoints(self.discovery, readers=self.readers),
         ]
 
 
@@ -178,7 +184,7 @@ def create_app(sidecar: Sidecar, *, static_dir: Path = STATIC_DIR) -> FastAPI:
     app.stand_behind(partial(Door, sidecar.settings))
     app.go_around({e.path: e.quick for e in endpoints if e.quick is not None})
     # Plain Starlette routes: FastAPI's own would spend more on arguments than a classification costs.
-    app.router.routes.extend(Route(e.path, e.handler, methods=[e.method]) for e in endpoints)
+    app.router.routes.extend(Route(e.path, delivered(e.handler), methods=[e.method]) for e in endpoints)
     app.router.routes.append(WebSocketRoute("/events", events.serve))
     app.router.redirect_slashes = False
     app.router.default = Explorer(static_dir)

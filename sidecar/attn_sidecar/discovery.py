@@ -6,8 +6,10 @@ A bundle that is missing, torn or of another version changes nothing: what is se
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,30 +17,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from attn_core.bundle import LATEST, MANIFEST, Bundle, latest_run_id, open_bundle
+from attn_core.bundle import LATEST, MANIFEST, Bundle, is_run_id, latest_run_id, open_bundle
 from attn_core.classify import Classifier
 from attn_core.errors import BundleError
-from attn_core.zones import ZONES
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
+from attn_sidecar.map.points import PointMap
 
 _LOG = logger_named("discovery")
 PART = "discovery"
 POLL_S = 1.0
 
-POINTS = pa.schema(
-    [
-        pa.field("x", pa.float32()),
-        pa.field("y", pa.float32()),
-        pa.field("cluster_id", pa.int32()),
-        pa.field("zone", pa.dictionary(pa.int8(), pa.utf8())),
-        pa.field("confidence", pa.float32()),
-        pa.field("request_id", pa.utf8()),
-        pa.field("step", pa.int32()),
-        pa.field("token_text", pa.utf8()),
-    ]
-)
-"""The columns of `GET /points`."""
+KEPT_RUNS = 2
+"""Runs beside the served one that stay in memory after someone asked for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +39,12 @@ class Served:
     classifier: Classifier
     bundle: Bundle | None
     clusters: list[dict[str, Any]]
-    points: bytes
-    """Arrow IPC stream of `POINTS`."""
-    num_points: int
+    points: PointMap | None
+
+    @property
+    def num_points(self) -> int:
+        """Points on the map."""
+        return self.points.num_points if self.points is not None else 0
 
     @property
     def run_id(self) -> str | None:
@@ -58,38 +52,24 @@ class Served:
         return self.classifier.run_id
 
 
+class RunUnknown(BundleError):
+    """No run of this id is published here."""
+
+
 def rules_only() -> Served:
     """What is served before the first discovery run."""
-    return Served(classifier=Classifier.rules(), bundle=None, clusters=[], points=b"", num_points=0)
+    return Served(classifier=Classifier.rules(), bundle=None, clusters=[], points=None)
 
 
 def served_from_bundle(bundle: Bundle) -> Served:
     """Load all that the sidecar serves from a verified bundle; raises `BundleError`."""
     classifier = Classifier.from_bundle(bundle)
     try:
-        points = _points_from_embeddings(bundle.table("embeddings"))
+        points = PointMap.load(bundle.path, run_id=bundle.run_id)
         clusters = bundle.table("clusters").to_pylist()
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise BundleError(f"bundle {bundle.run_id}: its tables cannot be served: {error}") from error
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, POINTS.with_metadata({"run_id": bundle.run_id})) as writer:
-        writer.write_table(points)
-    return Served(
-        classifier=classifier,
-        bundle=bundle,
-        clusters=clusters,
-        points=bytes(sink.getvalue()),
-        num_points=points.num_rows,
-    )
-
-
-def _points_from_embeddings(embeddings: pa.Table) -> pa.Table:
-    # One dictionary for the whole answer, in the order of ZONES, so that a zone's code is the same in every run.
-    code_by_zone = {zone: code for code, zone in enumerate(ZONES)}
-    codes = pa.array([code_by_zone[zone] for zone in embeddings.column("zone").to_pylist()], type=pa.int8())
-    zone = pa.DictionaryArray.from_arrays(codes, pa.array(ZONES))
-    columns = [zone if field.name == "zone" else embeddings.column(field.name).cast(field.type) for field in POINTS]
-    return pa.Table.from_arrays(columns, schema=POINTS)
+    return Served(classifier=classifier, bundle=bundle, clusters=clusters, points=points)
 
 
 class Discovery:
@@ -103,6 +83,9 @@ class Discovery:
         self._health = health
         self._on_swap = on_swap
         self._loading = threading.Lock()
+        self._kept: OrderedDict[str, Served] = OrderedDict()
+        self._keeping = threading.Lock()
+        self._manifests: dict[str, tuple[int, Any]] = {}
         self._seen: tuple[str, int] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="attn-discovery", daemon=True)
@@ -155,3 +138,42 @@ class Discovery:
             log_event(_LOG, logging.INFO, "discovery.swapped", run_id=served.run_id, num_clusters=num_clusters)
             self._on_swap(served.run_id)
         return True
+
+    def run(self, run_id: str) -> Served:
+        """A published run of this folder, verified, the served one or another; raises `RunUnknown` or `BundleError`.
+
+        Reads and checks files where the run is not in memory: not for the event loop.
+        """
+        served = self.served
+        if served.run_id == run_id:
+            return served
+        if not is_run_id(run_id) or not (self.folder / run_id / MANIFEST).is_file():
+            raise RunUnknown(f"no run {run_id} in {self.folder}")
+        # One at a time: two who ask for the same large run read it once.
+        with self._keeping:
+            kept = self._kept.get(run_id)
+            if kept is None:
+                kept = self._kept[run_id] = served_from_bundle(open_bundle(self.folder / run_id))
+            self._kept.move_to_end(run_id)
+            while len(self._kept) > KEPT_RUNS:
+                self._kept.popitem(last=False)
+        return kept
+
+    def published(self) -> dict[str, dict[str, Any]]:
+        """The manifest of every run in the folder by run id, oldest first, read and not verified."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted(self.folder.glob(f"*/{MANIFEST}")):
+            run_id = path.parent.name
+            if path.parent.is_symlink() or not is_run_id(run_id):
+                continue
+            try:
+                stamp = path.stat().st_mtime_ns
+                held = self._manifests.get(run_id)
+                if held is None or held[0] != stamp:
+                    held = self._manifests[run_id] = (stamp, json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError):
+                # Being removed, or damaged: `run` says so to whoever asks for it.
+                continue
+            if isinstance(held[1], dict):
+                found[run_id] = {**held[1], "published_at_us": held[0] // 1000}
+        return found

@@ -5,6 +5,7 @@ Problem
 ├── made of Starlette's 404 and 405
 ├── made of InvalidFingerprint: 422, naming the invariant
 ├── made of StoreError: 503, the store cannot answer now
+├── made of QueryTooLong: 503, the question would have to read too much
 └── made of anything else: 500, without a word of what was inside
 """
 
@@ -18,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from attn_core.errors import InvalidFingerprint, StoreError
+from attn_core.errors import InvalidFingerprint, QueryTooLong, StoreError
 from attn_core.fingerprint import DIM, SUM_TOLERANCE
 from attn_sidecar.logs import log_event, logger_named
 
@@ -139,6 +140,17 @@ async def on_store_error(_: Request, error: Exception) -> Response:
     ).response()
 
 
+async def on_query_too_long(_: Request, error: Exception) -> Response:
+    """A question over more rows than can be read in time."""
+    return Problem(
+        503,
+        "query-too-long",
+        title="The answer takes too long",
+        detail=str(error),
+        mend="ask for less: a shorter range, one hour, one model, no zone",
+    ).response()
+
+
 async def on_unexpected(request: Request, error: Exception) -> Response:
     """A fault of ours: logged with its traceback, told without it."""
     log_event(_LOG, logging.ERROR, "http.fault", path=request.url.path, error=type(error).__name__)
@@ -160,6 +172,7 @@ HANDLERS = {
     Problem: on_problem,
     HTTPException: on_http_exception,
     InvalidFingerprint: on_invalid_fingerprint,
+    QueryTooLong: on_query_too_long,
     StoreError: on_store_error,
     ClientDisconnect: on_disconnect,
     Exception: on_unexpected,

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +15,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from attn_core.errors import StoreError
+from attn_core.errors import QueryTooLong, StoreError
 from attn_core.store import max_id, open_reader
 from attn_sidecar.store.access import identity
 from attn_sidecar.store.records import (
     RECORD_COLUMNS,
     RequestDetail,
+    RequestFilter,
     RequestSummary,
     Token,
     preview_from_prompt,
@@ -27,6 +29,10 @@ from attn_sidecar.store.records import (
 )
 
 _NUM_THREADS = 2
+_STEPS_A_LOOK = 20_000
+"""SQLite's steps between two looks at the clock: some 100 us."""
+QUERY_S = 10.0
+"""Longest that a question over many rows may take: a reading thread is not to be lost to one client."""
 Answer = TypeVar("Answer")
 
 
@@ -46,11 +52,20 @@ class Reader:
         """Whether the file that was opened still bears its name."""
         return self._file == identity(self._path)
 
-    def _rows(self, sql: str, *values: object) -> list[tuple[object, ...]]:
+    def rows(self, sql: str, *values: object, within_s: float | None = None) -> list[tuple[object, ...]]:
+        """All rows of one query; raises `StoreError`, and `QueryTooLong` where it has taken `within_s` seconds."""
+        end_s = None if within_s is None else time.monotonic() + within_s
+        if end_s is not None:
+            self._connection.set_progress_handler(lambda: time.monotonic() > end_s, _STEPS_A_LOOK)
         try:
             return self._connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
+            if within_s is not None and getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
+                raise QueryTooLong(f"the store did not answer within {within_s:g} s") from error
             raise StoreError(f"{self._path} cannot be read: {error}") from error
+        finally:
+            if end_s is not None:
+                self._connection.set_progress_handler(None, 0)
 
     def newest_id(self) -> int:
         """The id of the newest token, 0 in an empty store: the cursor of `/events`."""
@@ -62,40 +77,54 @@ class Reader:
     def tokens_between(self, *, after_id: int, up_to_id: int, limit: int) -> list[Token]:
         """At most `limit` tokens with after_id < id <= up_to_id, by id."""
         sql = f"SELECT {RECORD_COLUMNS} FROM fingerprints WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"  # noqa: S608
-        return [token_from_row(row) for row in self._rows(sql, after_id, up_to_id, limit)]
+        return [token_from_row(row) for row in self.rows(sql, after_id, up_to_id, limit)]
 
     def zone_counts_between(self, *, after_id: int, up_to_id: int) -> Counter[str]:
         """Tokens by zone with after_id < id <= up_to_id."""
         sql = "SELECT coalesce(zone, 'unclassified'), count(*) FROM fingerprints WHERE id > ? AND id <= ? GROUP BY 1"
-        return Counter(dict(self._rows(sql, after_id, up_to_id)))  # type: ignore[arg-type]
+        return Counter(dict(self.rows(sql, after_id, up_to_id)))  # type: ignore[arg-type]
 
     def num_requests(self) -> int:
         """Requests whose start or end was reported."""
-        return int(str(self._rows("SELECT count(*) FROM requests")[0][0]))
+        return int(str(self.rows("SELECT count(*) FROM requests")[0][0]))
 
-    def requests(self, *, limit: int) -> list[RequestSummary]:
-        """The newest requests first."""
-        sql = """
+    def requests(self, asked: RequestFilter, *, limit: int) -> list[RequestSummary]:
+        """Requests by start, newest first, those whose start was never reported last; `limit` at most."""
+        found = [] if asked.after is not None and asked.after[0] is None else self._requests(asked, "started", limit)
+        # NULLs have no place in a comparison of rows, so that they are a list of their own.
+        rest = limit - len(found)
+        if rest and asked.from_us is None and asked.to_us is None:
+            found += self._requests(asked, "unknown", rest)
+        return found
+
+    def _requests(self, asked: RequestFilter, part: str, limit: int) -> list[RequestSummary]:
+        conditions, values = asked.conditions(part)
+        sql = f"""
             SELECT r.request_id, r.model_id, r.started_at_us, r.ended_at_us, r.prompt_len, r.num_output_tokens,
                 r.finish_reason, (SELECT count(*) FROM fingerprints f WHERE f.request_id = r.request_id),
                 r.prompt_token_texts, r.prompt_spans
-            FROM requests r ORDER BY coalesce(r.started_at_us, r.ended_at_us) DESC LIMIT ?
-        """
+            FROM requests r WHERE {conditions} ORDER BY r.started_at_us DESC, r.request_id DESC LIMIT ?
+        """  # noqa: S608 - our own conditions; values are bound
         names = RequestSummary.__struct_fields__
         found = []
-        for *row, texts, spans in self._rows(sql, limit):
-            values = dict(zip(names, [*row, preview_from_prompt(texts, spans)], strict=True))  # type: ignore[arg-type]
-            found.append(RequestSummary(**values))  # type: ignore[arg-type]
+        for *row, texts, spans in self.rows(sql, *values, limit, within_s=QUERY_S):
+            summary = dict(zip(names, [*row, preview_from_prompt(texts, spans)], strict=True))  # type: ignore[arg-type]
+            found.append(RequestSummary(**summary))  # type: ignore[arg-type]
         return found
 
-    def request(self, request_id: str) -> RequestDetail | None:
-        """Everything stored of one request, or None where nothing is."""
-        columns = [name for name in RequestDetail.__struct_fields__ if name != "tokens"]
-        rows = self._rows(f"SELECT {', '.join(columns)} FROM requests WHERE request_id = ?", request_id)  # noqa: S608
-        token_sql = f"SELECT {RECORD_COLUMNS} FROM fingerprints WHERE request_id = ? ORDER BY step"  # noqa: S608
-        tokens = [token_from_row(row) for row in self._rows(token_sql, request_id)]
+    def request(self, request_id: str, *, from_step: int = 0, max_tokens: int = -1) -> RequestDetail | None:
+        """What is stored of one request, its tokens from this step on, or None where nothing is."""
+        columns = [name for name in RequestDetail.__struct_fields__ if name not in ("tokens", "next_step")]
+        rows = self.rows(f"SELECT {', '.join(columns)} FROM requests WHERE request_id = ?", request_id)  # noqa: S608
+        most = -1 if max_tokens < 0 else max_tokens + 1
+        token_sql = (
+            f"SELECT {RECORD_COLUMNS} FROM fingerprints WHERE request_id = ? AND step >= ? ORDER BY step LIMIT ?"  # noqa: S608
+        )
+        tokens = [token_from_row(row) for row in self.rows(token_sql, request_id, from_step, most)]
         if not rows and not tokens:
             return None
+        next_step = tokens[max_tokens].step if 0 <= max_tokens < len(tokens) else None
+        tokens = tokens[:max_tokens] if next_step is not None else tokens
         values: dict[str, object] = dict.fromkeys(columns)
         values |= {"request_id": request_id, "model_id": tokens[0].model_id if tokens else None}
         if rows:
@@ -105,7 +134,7 @@ class Reader:
         for name in ("prompt_token_texts", "prompt_spans", "sampling_params"):
             text = values[name]
             values[name] = json.loads(text) if isinstance(text, str) else None
-        return RequestDetail(**values, tokens=tokens)  # type: ignore[arg-type]
+        return RequestDetail(**values, tokens=tokens, next_step=next_step)  # type: ignore[arg-type]
 
 
 class ReadPool:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 
 PREVIEW_CHARACTERS = 120
+_HAS_ZONE = (
+    "EXISTS (SELECT 1 FROM tokens t WHERE t.request_no = (SELECT n.request_no FROM request_numbers n "
+    "WHERE n.request_id = r.request_id) AND t.zone_no = (SELECT label_no FROM labels WHERE label = ?))"
+)
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +62,43 @@ class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The beginning of the last user message, or of the prompt where it has no messages."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RequestFilter:
+    """Which requests are asked for. None: no bound."""
+
+    after: tuple[int | None, str] | None = None
+    """(started_at_us, request_id) of the last request that was seen."""
+    model_id: str | None = None
+    from_us: int | None = None
+    to_us: int | None = None
+    """Exclusive; of `started_at_us`."""
+    zone: str | None = None
+    """With at least one token of this zone."""
+
+    def conditions(self, part: str) -> tuple[str, list[object]]:
+        """SQL and its values for the requests ``started``, or for those whose start is ``unknown``."""
+        found: list[tuple[str, object]] = []
+        if part == "started":
+            sql = ["r.started_at_us IS NOT NULL"]
+            if self.after is not None:
+                sql.append("(r.started_at_us, r.request_id) < (?, ?)")
+            values: list[object] = [*(self.after or ())]
+        else:
+            sql = ["r.started_at_us IS NULL"]
+            values = []
+            if self.after is not None and self.after[0] is None:
+                found.append(("r.request_id < ?", self.after[1]))
+        for condition, value in (
+            ("r.model_id = ?", self.model_id),
+            ("r.started_at_us >= ?", self.from_us),
+            ("r.started_at_us < ?", self.to_us),
+            (_HAS_ZONE, self.zone),
+        ):
+            if value is not None:
+                found.append((condition, value))
+        return " AND ".join([*sql, *(condition for condition, _ in found)]), values + [value for _, value in found]
+
+
 class RequestDetail(msgspec.Struct, frozen=True, kw_only=True):
     """A request with its prompt and every stored token, in order of step."""
 
@@ -72,6 +114,8 @@ class RequestDetail(msgspec.Struct, frozen=True, kw_only=True):
     num_output_tokens: int | None
     finish_reason: str | None
     tokens: list[Token]
+    next_step: int | None
+    """Where the next answer begins (`from_step`), null where these tokens are the last."""
 
 
 def preview_from_prompt(token_texts: str | None, spans: str | None) -> str | None:

@@ -141,7 +141,10 @@ export async function fetchClusters(signal?: AbortSignal): Promise<Cluster[]> {
   });
 }
 
+/** What the map and its tooltips read; without it `/points` gives only what is drawn. */
+const POINT_COLUMNS = "x,y,cluster_id,zone,confidence,request_id,step,token_text";
+
 /** The published embedding as Arrow IPC bytes. */
 export async function fetchPoints(signal?: AbortSignal): Promise<Uint8Array> {
-  return new Uint8Array(await (await ask("/points", signal)).arrayBuffer());
+  return new Uint8Array(await (await ask(`/points?columns=${POINT_COLUMNS}`, signal)).arrayBuffer());
 }
