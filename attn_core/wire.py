@@ -200,6 +200,8 @@ def _kind_and_info(metadata: Mapping[str, str]) -> tuple[str, SourceInfo]:
         )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise WireError("metadata", f"the schema's metadata lacks or spoils a field: {error!r}") from error
+    if not 0 <= info.dropped < 1 << 63:
+        raise WireError("metadata", f"dropped is {str(info.dropped)[:40]}; it counts batches, from 0")
     if version != FINGERPRINT_VERSION:
         raise WireError("version", f"fingerprint version {version}; this side speaks {FINGERPRINT_VERSION}")
     if kind not in SCHEMAS:

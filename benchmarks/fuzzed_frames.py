@@ -161,7 +161,7 @@ class Fuzzer:
             at = self._int(len(rows.schema) - 1)
             rows = rows.set_column(at, rows.schema.field(at), pa.nulls(4, rows.schema.field(at).type))
         elif which == 5:
-            rows = pa.RecordBatch.from_arrays([pa.nulls(1 << 40)], ["huge"])
+            rows = pa.RecordBatch.from_arrays([pa.nulls(1 << 16)], ["nothing"])
         else:
             rows = rows.select(list(range(len(rows.schema)))[::-1])
         metadata = {"kind": "fingerprints", "fingerprint_version": "1", "model_id": "fuzz", "captured_layers": "[0]",
