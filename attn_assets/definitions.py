@@ -7,7 +7,7 @@ import os
 import dagster as dg
 
 from attn_assets.defs.assets import build_assets
-from attn_assets.defs.automation import build_job, build_schedule, build_sensor
+from attn_assets.defs.automation import build_early_sensor, build_job, build_schedule, build_sensor
 from attn_assets.defs.io_manager import ParquetFolders
 from attn_assets.defs.partitions import us_from_key
 from attn_assets.defs.resources import FingerprintStore, Keepers, Plan, Progress
@@ -35,7 +35,7 @@ def build_resources(settings: Settings) -> dict[str, object]:
 
 
 def build_definitions(settings: Settings) -> dg.Definitions:
-    """Assets, checks, job, schedule and sensor under these settings."""
+    """Assets, checks, job, schedule and sensors under these settings."""
     job = build_job()
     rules = Rules(
         min_new_rows=settings.min_new_rows,
@@ -46,7 +46,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         assets=build_assets(first_hour=settings.first_hour, window_hours=settings.window_hours),
         jobs=[job],
         schedules=[build_schedule(job, first_hour=settings.first_hour, window_hours=settings.window_hours)],
-        sensors=[build_sensor(job, rules=rules)],
+        sensors=[build_sensor(job, rules=rules), build_early_sensor(job, first_hour=settings.first_hour)],
         resources=build_resources(settings),
         # The multiprocess executor starts a Python for every asset: 20 s of start for seconds of work.
         executor=dg.in_process_executor,

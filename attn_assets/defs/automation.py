@@ -1,4 +1,4 @@
-"""When an hour is made: the job, its hourly schedule, and the sensor that watches the sidecar's database."""
+"""When an hour is made: the job, its hourly schedule, and the sensors of new rows and of early runs."""
 
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -7,9 +7,11 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from attn_assets.defs.partitions import key_from_us, us_from_key
-from attn_assets.defs.resources import FingerprintStore
+from attn_assets.defs.resources import FingerprintStore, Plan
 from attn_assets.defs.watch import Cursor, Rules, decide
-from attn_core.errors import StoreError
+from attn_core import early_run
+from attn_core.bundle import latest_run_id
+from attn_core.errors import BundleError, StoreError
 from attn_core.store import HOUR_US, hours_with_rows_after, open_reader
 
 SENSOR_INTERVAL_S = 30
@@ -78,3 +80,38 @@ def build_sensor(job: UnresolvedAssetJobDefinition, *, rules: Rules) -> dg.Senso
         )
 
     return new_fingerprints
+
+
+def build_early_sensor(job: UnresolvedAssetJobDefinition, *, first_hour: str) -> dg.SensorDefinition:
+    """Requests a run when the sidecar (`--online`) says that what it serves no longer fits: once for each such run."""
+
+    @dg.sensor(
+        job=job, name="early_discovery", minimum_interval_seconds=SENSOR_INTERVAL_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )  # fmt: skip
+    def early_discovery(
+        context: dg.SensorEvaluationContext, store: FingerprintStore, plan: Plan
+    ) -> dg.SensorResult | dg.SkipReason:
+        try:
+            asked = early_run.asked(plan.output)
+            if asked is None:
+                return dg.SkipReason("the sidecar asks for no early run")
+            served = latest_run_id(plan.output)
+            if asked.run_id != served:
+                return dg.SkipReason(f"asked for while {asked.run_id} was served; `latest` is {served} by now")
+            if asked.run_id == context.cursor:
+                return dg.SkipReason(f"a run in place of {asked.run_id} was requested already")
+            newest_us = store.newest_us()
+        except (BundleError, StoreError) as error:
+            return dg.SkipReason(str(error))
+        if newest_us is None or newest_us < us_from_key(first_hour):
+            return dg.SkipReason("no fingerprints that a partition could hold")
+        request = dg.RunRequest(
+            run_key=f"early/{asked.run_id}",
+            partition_key=key_from_us(newest_us),
+            tags={"attn/early": asked.reason, "attn/in_place_of": asked.run_id},
+        )
+        context.log.info(f"early run in place of {asked.run_id}: {asked.evidence}")
+        return dg.SensorResult(run_requests=[request], cursor=asked.run_id)
+
+    return early_discovery

@@ -37,6 +37,12 @@ class FingerprintStore(dg.ConfigurableResource):  # type: ignore[type-arg]
             sql = "SELECT count(*) FROM fingerprints WHERE captured_at_us >= ? AND captured_at_us < ?"
             return int(connection.execute(sql, (start_us, end_us)).fetchone()[0])
 
+    def newest_us(self) -> int | None:
+        """When the fingerprint that arrived last was captured, None in an empty store."""
+        with closing(open_reader(self.path)) as connection:
+            row = connection.execute("SELECT captured_at_us FROM tokens ORDER BY id DESC LIMIT 1").fetchone()
+            return None if row is None else int(row[0])
+
 
 class Plan(dg.ConfigurableResource):  # type: ignore[type-arg]
     """How a run is to be made. What is None is taken from the partition and the clock."""

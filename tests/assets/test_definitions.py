@@ -56,8 +56,8 @@ def test_job_schedule_and_sensor(definitions):
     repository = definitions.get_repository_def()
     assert [job.name for job in repository.get_all_jobs() if not job.name.startswith("__")] == ["discover_hour"]
     assert [(s.name, s.cron_schedule) for s in repository.schedule_defs] == [("hourly_discovery", "2 * * * *")]
-    (sensor,) = repository.sensor_defs
-    assert (sensor.name, sensor.default_status) == ("new_fingerprints", dg.DefaultSensorStatus.RUNNING)
+    sensors = {sensor.name: sensor.default_status for sensor in repository.sensor_defs}
+    assert sensors == dict.fromkeys(("early_discovery", "new_fingerprints"), dg.DefaultSensorStatus.RUNNING)
     assert repository.get_job("discover_hour").executor_def.name == "in_process"
 
 

@@ -13,6 +13,10 @@ from synthetic_fingerprints import draw, hour_start_us, store_rows
 from attn_assets.definitions import build_definitions
 from attn_assets.defs.partitions import key_from_us, us_from_key
 from attn_assets.defs.watch import Asked, Cursor, Rules, decide
+from attn_core import early_run
+from attn_core.baseline import Baseline
+from attn_core.bundle import latest_run_id, open_bundle
+from attn_core.early_run import EarlyRun
 from attn_core.store import HOUR_US
 
 NOON_US = us_from_key("2026-11-20-12:00")
@@ -107,10 +111,13 @@ def definitions(graph) -> dg.Definitions:
     return build_definitions(graph.settings)
 
 
-def look(graph, definitions: dg.Definitions, *, cursor: str | None = None) -> dg.SensorResult:
-    sensor = definitions.resolve_sensor_def("new_fingerprints")
+def look(
+    graph, definitions: dg.Definitions, *, cursor: str | None = None, name: str = "new_fingerprints"
+) -> dg.SensorResult:
+    sensor = definitions.resolve_sensor_def(name)
+    needed = {key: graph.resources[key] for key in sensor.required_resource_keys}
     with dg.build_sensor_context(
-        instance=graph.instance, cursor=cursor, resources={"store": graph.resources["store"]}, definitions=definitions
+        instance=graph.instance, cursor=cursor, resources=needed, definitions=definitions
     ) as context:
         return sensor(context)
 
@@ -161,3 +168,59 @@ def test_the_schedule_asks_for_the_hour_that_has_ended(graph, definitions):
     assert request.partition_key == key_from_us(hour_start_us(1))
     assert "no fingerprints in the 24 hours" in at(now - timedelta(days=3)).skip_message
     assert "before the first partition" in at(datetime(2026, 1, 1, 0, 2, tzinfo=UTC)).skip_message
+
+
+def early(graph, definitions, *, cursor=None):
+    return look(graph, definitions, cursor=cursor, name="early_discovery")
+
+
+def test_an_early_run_is_requested_once_and_again_only_for_another_run(graph, definitions):
+    """Real bundles, a real request as the sidecar writes it, and the run that the sensor asks for, run."""
+    graph.fill(200, hours_ago=1, seed=1)
+    assert "asks for no early run" in early(graph, definitions).skip_message
+    graph.make()
+    folder = graph.settings.discovery_dir
+    served = latest_run_id(folder)
+    request = EarlyRun(run_id=served, reason="novelty", evidence="0.300 more than expected", asked_at_us=5)
+    early_run.ask(folder, request)
+    graph.fill(60, hours_ago=0, seed=2)
+    first = early(graph, definitions)
+    (wanted,) = first.run_requests
+    assert (wanted.run_key, wanted.partition_key) == (f"early/{served}", graph.key(0))
+    assert wanted.tags == {"attn/early": "novelty", "attn/in_place_of": served}
+    assert "was requested already" in early(graph, definitions, cursor=first.cursor).skip_message
+    early_run.ask(folder, EarlyRun(run_id=served, reason="drift", evidence="", asked_at_us=9))
+    assert "was requested already" in early(graph, definitions, cursor=first.cursor).skip_message
+    result = definitions.resolve_job_def("discover_hour").execute_in_process(
+        partition_key=wanted.partition_key, instance=graph.instance,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )  # fmt: skip
+    assert result.success
+    renewed = latest_run_id(folder)
+    assert renewed != served
+    assert renewed in early(graph, definitions, cursor=first.cursor).skip_message, "the request is of an older run"
+    early_run.ask(folder, EarlyRun(run_id=renewed, reason="drift", evidence="", asked_at_us=11))
+    assert [one.run_key for one in early(graph, definitions, cursor=first.cursor).run_requests] == [f"early/{renewed}"]
+
+
+def test_a_run_says_what_it_saw(graph):
+    """The baseline that `--online` compares with: held-out rows of the run, under the ids that it published."""
+    graph.fill(300, hours_ago=1, seed=1)
+    graph.make()
+    bundle = open_bundle(graph.settings.discovery_dir / "latest")
+    baseline = Baseline.load(bundle.path / "baseline.npz")
+    assert baseline.num_rows == bundle.manifest["metrics"]["num_judged"]
+    assert baseline.num_claimed.sum() + baseline.num_unclaimed == baseline.num_rows
+    assert baseline.cluster_ids.tolist() == sorted(bundle.table("clusters").column("cluster_id").to_pylist())
+    assert "baseline.npz" in bundle.manifest["files"]
+
+
+def test_a_request_that_cannot_be_read_or_served_is_said(graph, definitions):
+    folder = graph.settings.discovery_dir
+    folder.mkdir(parents=True)
+    (folder / "early_run.json").write_text("{")
+    assert "cannot be read" in early(graph, definitions).skip_message
+    early_run.ask(folder, EarlyRun(run_id="2026-01-10T04-02-11", reason="drift", evidence="", asked_at_us=5))
+    assert "`latest` is None" in early(graph, definitions).skip_message
+    (folder / "latest").symlink_to("2026-01-10T04-02-11")
+    assert "no database" in early(graph, definitions).skip_message
