@@ -13,7 +13,19 @@ from fastapi import FastAPI
 from starlette.routing import Route, WebSocketRoute
 
 from attn_sidecar import __version__
-from attn_sidecar.api import classify, clusters, compare, discovery, fingerprint, health, points, requests, runs, stats
+from attn_sidecar.api import (
+    classify,
+    clusters,
+    compare,
+    discovery,
+    fingerprint,
+    health,
+    metrics,
+    points,
+    requests,
+    runs,
+    stats,
+)
 from attn_sidecar.api import timeline as zones_timeline
 from attn_sidecar.api.delivery import delivered
 from attn_sidecar.api.endpoint import Endpoint
@@ -26,6 +38,7 @@ from attn_sidecar.desk import ClassifyDesk
 from attn_sidecar.discovery import Discovery
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.http_door.door import Door
+from attn_sidecar.http_times import HttpTimes
 from attn_sidecar.ingest import Ingest
 from attn_sidecar.live import LiveHub
 from attn_sidecar.online.follower import OnlineFollower
@@ -67,6 +80,7 @@ class Sidecar:
             else None
         )
         self.desk = ClassifyDesk(self.discovery, health=self.health)
+        self.http_times = HttpTimes()
         self.readers = ReadPool(settings.db)
         self.integrity = IntegrityCheck(settings.db, health=self.health)
         self.writer = Writer(
@@ -157,6 +171,18 @@ class Sidecar:
                 ingest=lambda: self.ingest,
                 online=self.online,
             ),
+            *metrics.endpoints(
+                metrics.Parts(
+                    db=self.settings.db,
+                    health=self.health,
+                    discovery=self.discovery,
+                    writer=self.writer,
+                    live=self.live,
+                    http=self.http_times,
+                    ingest=lambda: self.ingest,
+                    online=self.online,
+                )
+            ),
             *requests.endpoints(self.readers),
             *points.endpoints(self.discovery),
             *clusters.endpoints(self.discovery, readers=self.readers),
@@ -181,10 +207,11 @@ def create_app(sidecar: Sidecar, *, static_dir: Path = STATIC_DIR) -> FastAPI:
     app = QuickApp(title="Attention Explorer sidecar", version=__version__, lifespan=lifespan)
     endpoints = sidecar.endpoints()
     events = Events(live=sidecar.live, readers=sidecar.readers, discovery=sidecar.discovery)
-    app.stand_behind(partial(Door, sidecar.settings))
+    app.stand_behind(lambda inside: sidecar.http_times.around(Door(sidecar.settings, inside)))
     app.go_around({e.path: e.quick for e in endpoints if e.quick is not None})
     # Plain Starlette routes: FastAPI's own would spend more on arguments than a classification costs.
     app.router.routes.extend(Route(e.path, delivered(e.handler), methods=[e.method]) for e in endpoints)
+    sidecar.http_times.know({r.endpoint: r.path for r in app.router.routes if isinstance(r, Route)})
     app.router.routes.append(WebSocketRoute("/events", events.serve))
     app.router.redirect_slashes = False
     app.router.default = Explorer(static_dir)

@@ -13,17 +13,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from attn_core.classify import Classifier
 from attn_core.errors import StoreError
 from attn_core.store import explain
+from attn_sidecar.durations import Durations
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
 from attn_sidecar.store.access import Access, may_pass
 from attn_sidecar.store.fairness import FairQueue, Job
 from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint
+from attn_sidecar.store.retention import Retention
 from attn_sidecar.store.transaction import PreparedGroup, prepare, probe, write
 
 _LOG = logger_named("store")
@@ -36,6 +38,7 @@ _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 2.0
 _NEVER = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, ValueError, OverflowError)
 """Faults of the rows themselves: trying again is useless. (Arrow's errors are ValueErrors.)"""
 _GROUPS_AHEAD = 2
+_LOOK_FOR_OLD_S = 1.0
 
 
 @dataclass
@@ -47,6 +50,7 @@ class WriterCounters:
     num_new: int = 0
     num_repeated: int = 0
     last_commit_s: float = 0.0
+    commits: Durations = field(default_factory=Durations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,7 @@ class Writer:
         on_commit: Callable[[Committed], None],
         on_room: Callable[[], None],
         now_us: Callable[[], int],
+        retention: Retention | None = None,
     ) -> None:
         self._path = path
         self._access = Access(path, busy_timeout_ms=BUSY_TIMEOUT_MS)
@@ -80,6 +85,9 @@ class Writer:
         self._on_commit = on_commit
         self._on_room = on_room
         self._now_us = now_us
+        self._retention = retention if retention is not None and retention.is_on else None
+        self._look_at_s = 0.0
+        self._rows_since_step = 0
         self._jobs = FairQueue()
         self._groups: deque[_Group] = deque()
         self._changed = threading.Condition()
@@ -195,6 +203,7 @@ class Writer:
                     self._store_until_done(group)
                 elif self._health.ails(PART):
                     self._probe()
+                self._retain()
         finally:
             self._access.close()
             if not self._stopping.is_set():
@@ -208,12 +217,30 @@ class Writer:
         """The next transaction; None where there is none yet and something else may be due."""
         with self._changed:
             if not self._groups and not self._no_more_groups and not self._give_up.is_set():
-                self._changed.wait(_LAST_RETRY_S if self._health.ails(PART) else None)
+                self._changed.wait(self._patience_s())
             if not self._groups:
                 return None
             group = self._groups.popleft()
             self._changed.notify_all()
             return group
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for work before something else may be due."""
+        if self._health.ails(PART):
+            return _LAST_RETRY_S
+        return None if self._retention is None else max(0.0, self._look_at_s - time.monotonic())
+
+    def _retain(self) -> None:
+        """Delete a portion of what is too old or too much, where that is due and the store is well."""
+        if self._retention is None or time.monotonic() < self._look_at_s or self._health.ails(PART):
+            return
+        try:
+            rows_arrived, self._rows_since_step = self._rows_since_step, 0
+            more = self._retention.step(self._access.connection(), rows_arrived=rows_arrived)
+        except (sqlite3.Error, StoreError) as error:
+            self._fail(error)
+        else:
+            self._look_at_s = 0.0 if more else time.monotonic() + _LOOK_FOR_OLD_S
 
     def _store_until_done(self, group: _Group) -> None:
         """Commit this group, however long it takes; a job that can never be stored is refused alone."""
@@ -239,8 +266,10 @@ class Writer:
         began_s = time.perf_counter()
         committed, answers = write(self._access.connection(), prepared)
         self.counters.last_commit_s = time.perf_counter() - began_s
+        self.counters.commits.add(self.counters.last_commit_s)
         self.counters.num_commits += 1
         self.counters.num_new += committed.num_new
+        self._rows_since_step += committed.num_new
         self.counters.num_repeated += committed.num_repeated
         self._failing = False
         self._recovered()
