@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 import anyio
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -12,7 +10,6 @@ from attn_core.bundle import SCHEMA_VERSION
 from attn_core.errors import StoreError
 from attn_sidecar.discovery import Discovery
 from attn_sidecar.live import TOKENS_A_MESSAGE, LiveHub, Subscriber, tokens_message
-from attn_sidecar.settings import is_loopback
 from attn_sidecar.store.reader import ReadPool
 
 POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
@@ -31,9 +28,6 @@ class Events:
 
     async def serve(self, socket: WebSocket) -> None:
         """Say hello, send what came after the cursor, then whatever comes."""
-        if not _may_listen(socket):
-            await socket.close(POLICY_VIOLATION, "pages of other sites may not listen")
-            return
         text = socket.query_params.get("after")
         if text is not None and not (text.isascii() and text.isdigit() and len(text) <= 18):
             await socket.close(POLICY_VIOLATION, "after is a cursor: a whole number")
@@ -115,12 +109,3 @@ async def _until_gone(socket: WebSocket) -> None:
     """Read and ignore what the client says, to learn when it leaves."""
     while (await socket.receive())["type"] != "websocket.disconnect":
         pass
-
-
-def _may_listen(socket: WebSocket) -> bool:
-    """Browsers let any page open a WebSocket to this machine: only our own pages, or those of this machine, may."""
-    origin = socket.headers.get("origin")
-    if origin is None:
-        return True
-    parts = urlsplit(origin)
-    return parts.netloc == socket.headers.get("host") or is_loopback(parts.hostname or "")
