@@ -46,6 +46,7 @@ from attn_sidecar.settings import Settings
 from attn_sidecar.store.integrity import IntegrityCheck
 from attn_sidecar.store.jobs import ArrivedBatch, Committed
 from attn_sidecar.store.reader import ReadPool
+from attn_sidecar.store.retention import Retention
 from attn_sidecar.store.writer import Writer
 from attn_sidecar.zmq_door.guard import guard_for
 
@@ -83,6 +84,7 @@ class Sidecar:
         self.http_times = HttpTimes()
         self.readers = ReadPool(settings.db)
         self.integrity = IntegrityCheck(settings.db, health=self.health)
+        self.retention = Retention(hours=settings.retention_hours, max_db_bytes=settings.max_db_bytes, now_us=now_us)
         self.writer = Writer(
             settings.db,
             classifier=lambda: self.discovery.served.classifier,
@@ -90,6 +92,7 @@ class Sidecar:
             on_commit=self._on_commit,
             on_room=self._on_room,
             now_us=now_us,
+            retention=self.retention,
         )
         self.ingest: Ingest | None = None
         self._is_open = False

@@ -100,6 +100,18 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--log-format", choices=LOG_FORMATS, help=f"log lines on standard error (default: {at.log_format})"
     )
+    made.add_argument(
+        "--retention-hours",
+        type=float,
+        metavar="N",
+        help="delete fingerprints and requests stored more than N hours ago (default: keep them)",
+    )
+    made.add_argument(
+        "--max-db-bytes",
+        type=int,
+        metavar="N",
+        help="delete the oldest fingerprints when the database fills nine tenths of N bytes (default: no bound)",
+    )
     _add_doors(made)
     made.add_argument("--version", action="version", version=f"attn-sidecar {__version__}")
     return made

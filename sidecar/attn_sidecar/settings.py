@@ -19,6 +19,7 @@ from attn_sidecar.online.bounds import Bounds
 
 ENV_PREFIX = "ATTN_SIDECAR_"
 LOG_FORMATS = ("text", "json")
+MIN_DB_BYTES = 1 << 20
 _TCP = re.compile(r"^tcp://(?P<host>\[[0-9a-fA-F:.%]+\]|[^:/\s\[\]]+):(?P<port>\d{1,5}|\*)$")
 _WILDCARDS = ("*", "0.0.0.0", "::")  # noqa: S104 - recognised, not bound
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -72,6 +73,10 @@ class Settings:
     """How long an answer may take to begin."""
     privacy: bool = False
     """Keep and show fingerprints only: no text, token ids or positions, whatever senders send."""
+    retention_hours: float | None = None
+    """Fingerprints stored longer ago are deleted; None keeps them."""
+    max_db_bytes: int | None = None
+    """Above nine tenths of this the oldest fingerprints are deleted; None for no bound."""
 
     def __post_init__(self) -> None:
         assert self.online_bounds  # Raises what is wrong with it.
@@ -89,6 +94,10 @@ class Settings:
             if value is not None and not least <= value <= 1e6:
                 flag = name.removesuffix("_s").replace("_", "-")
                 raise SettingsError(f"--{flag} {value}: valid is a number from {least} to 1000000")
+        if self.retention_hours is not None and not 0 < self.retention_hours <= 1e6:
+            raise SettingsError(f"--retention-hours {self.retention_hours}: valid is a number above 0, in hours")
+        if self.max_db_bytes is not None and self.max_db_bytes < MIN_DB_BYTES:
+            raise SettingsError(f"--max-db-bytes {self.max_db_bytes}: valid is a number of bytes from {MIN_DB_BYTES}")
         for origin in self.cors_origin:
             _check_origin(origin)
         if (self.zmq_curve_secret_key is None) != (self.zmq_curve_clients is None):
@@ -245,4 +254,6 @@ _FROM_TEXT: Mapping[str, Callable[[str], object]] = {
     "body_time_limit_s": float,
     "answer_time_limit_s": float,
     "privacy": _bool_from_text,
+    "retention_hours": float,
+    "max_db_bytes": int,
 }

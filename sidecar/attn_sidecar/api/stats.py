@@ -34,7 +34,7 @@ class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Since start, from the writing thread."""
+    """Since start, from the writing thread; `removed_*` by retention."""
 
     commits: int
     failed_commits: int
@@ -42,6 +42,8 @@ class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
     repeated_rows: int
     rows_waiting: int
     last_commit_s: float
+    removed_fingerprints: int
+    removed_requests: int
 
 
 class LiveStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,4 +133,6 @@ def _store_stats(writer: Writer) -> StoreStats:
         repeated_rows=counters.num_repeated,
         rows_waiting=writer.rows_waiting,
         last_commit_s=round(counters.last_commit_s, 6),
+        removed_fingerprints=writer.removed.num_fingerprints,
+        removed_requests=writer.removed.num_requests,
     )

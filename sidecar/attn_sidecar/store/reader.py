@@ -74,6 +74,10 @@ class Reader:
         except sqlite3.Error as error:
             raise StoreError(f"{self._path} cannot be read: {error}") from error
 
+    def oldest_id(self) -> int:
+        """The id of the oldest token held, 1 in an empty store."""
+        return int(str(self.rows("SELECT coalesce(min(id), 1) FROM tokens")[0][0]))
+
     def tokens_between(self, *, after_id: int, up_to_id: int, limit: int) -> list[Token]:
         """At most `limit` tokens with after_id < id <= up_to_id, by id."""
         sql = f"SELECT {RECORD_COLUMNS} FROM fingerprints WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"  # noqa: S608

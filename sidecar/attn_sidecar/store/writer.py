@@ -25,7 +25,7 @@ from attn_sidecar.logs import log_event, logger_named
 from attn_sidecar.store.access import Access, may_pass
 from attn_sidecar.store.fairness import FairQueue, Job
 from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint
-from attn_sidecar.store.retention import Retention
+from attn_sidecar.store.retention import Retention, RetentionCounters
 from attn_sidecar.store.transaction import PreparedGroup, prepare, probe, write
 
 _LOG = logger_named("store")
@@ -86,6 +86,8 @@ class Writer:
         self._on_room = on_room
         self._now_us = now_us
         self._retention = retention if retention is not None and retention.is_on else None
+        self.removed = retention.counters if retention is not None else RetentionCounters()
+        """What retention has deleted since start."""
         self._look_at_s = 0.0
         self._rows_since_step = 0
         self._jobs = FairQueue()
