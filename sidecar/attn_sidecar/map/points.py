@@ -81,8 +81,8 @@ class PointMap:
         table = pq.read_table(path / "embeddings.parquet", read_dictionary=["request_id", "token_text"])
         return cls(_ranked(table.combine_chunks(), model_by_request=_models(path)), run_id=run_id)
 
-    def _numbers(self, name: str) -> npt.NDArray[np.generic]:
-        values: npt.NDArray[np.generic] = self.columns.column(name).to_numpy()
+    def _numbers(self, name: str) -> npt.NDArray[np.floating]:
+        values: npt.NDArray[np.floating] = self.columns.column(name).to_numpy()
         return values
 
     @cached_property
@@ -98,7 +98,7 @@ class PointMap:
             return None
         inside = np.ones(self.num_points, dtype=np.bool_)
         at_us = self._numbers("captured_at_us") if view.start_us is not None or view.end_us is not None else self._x
-        bounds: list[tuple[npt.NDArray[np.generic], float | None, float | None]] = [
+        bounds: list[tuple[npt.NDArray[np.floating], float | None, float | None]] = [
             (self._x, view.x0, view.x1),
             (self._y, view.y0, view.y1),
             (at_us, view.start_us, view.end_us),
@@ -135,10 +135,11 @@ class PointMap:
         ]
 
     @property
-    def request_codes(self) -> npt.NDArray[np.integer]:
+    def request_codes(self) -> npt.NDArray[np.int32]:
         """A number for the request of each point: [m]."""
         held = self.columns.column("request_id")
-        return held.chunk(0).indices.to_numpy() if self.num_points else np.zeros(0, np.int32)
+        codes: npt.NDArray[np.int32] = held.chunk(0).indices.to_numpy() if self.num_points else np.zeros(0, np.int32)
+        return codes
 
     @property
     def cluster_ids(self) -> npt.NDArray[np.int32]:

@@ -96,10 +96,8 @@ def token_in_text(reader: Reader, *, request_id: str, step: int) -> TokenInText 
     token = next((one for one in near if one.step == step), None)
     if token is None:
         return None
-    before, after = (
-        [one.token_text or "" for one in near if one.token_text is not None and keep(one.step)]
-        for keep in (lambda k: k < step, lambda k: k > step)
-    )
+    before = [one.token_text or "" for one in near if one.step < step]
+    after = [one.token_text or "" for one in near if one.step > step]
     prompt: list[str] = []
     if len(before) < _WORDS_BEFORE:
         held = reader.rows("SELECT prompt_token_texts FROM requests WHERE request_id = ?", request_id)
@@ -154,5 +152,5 @@ def token_sample(
         request_no=np.array(request_no, dtype=np.int64),
         zone_codes=np.array([labels.get(number, -1) for number in zone_no], dtype=np.int8),
         cluster_ids=np.array(clusters, dtype=np.int32),
-        vectors=np.frombuffer(b"".join(blobs), dtype="<f4").reshape(-1, DIM),  # type: ignore[arg-type]
+        vectors=np.frombuffer(b"".join(blobs), dtype="<f4").reshape(-1, DIM),
     )
