@@ -15,9 +15,10 @@ from attn_kernels.sglang_plugin.settings import CaptureSettings
 def modules() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SGLang's and torch's own, at their import
-        from attn_kernels.sglang_plugin import capture, plan, readers
+        from attn_kernels.ops import buffers
+        from attn_kernels.sglang_plugin import capture, plan, readers, triton_reader
 
-    return SimpleNamespace(capture=capture, plan=plan, readers=readers)
+    return SimpleNamespace(capture=capture, plan=plan, readers=readers, buffers=buffers, triton_reader=triton_reader)
 
 
 class SeenLayers:
@@ -64,3 +65,32 @@ def test_a_step_with_a_layer_that_changes_its_own_scores_is_left_out_and_marked(
     assert finished.plan.rows == ((0,) if read else ())
     assert finished.plan.skipped == (() if read else (0,))
     assert finished.plan.skipped_asked == (() if read else (True,))
+
+
+def test_a_step_of_more_requests_than_the_buffers_hold_runs_and_is_left_out(modules: Any) -> None:
+    shape = modules.buffers.CaptureShape(
+        layers=(0, 0, 0, 0, 1, 1, 1, 1), num_heads=2, max_rows=2, positions=64, max_splits=4
+    )
+    runner = SimpleNamespace(device="cpu")
+    reader = modules.triton_reader.TritonReader(runner=runner, shape=shape, portable=None)
+    num = shape.rows + 1
+    batch = SimpleNamespace(batch_size=num)
+    plan = modules.plan.Plan(
+        rows=tuple(range(num)), context_lens=(5,) * num, prompt_lens=(4,) * num, asked=(True,) * num, last_query=None
+    )
+
+    def attend(layer: int) -> Any:
+        call = modules.readers.LayerCall(
+            original=lambda *args, **options: options, backend=None, query=None, key=None, value=None,
+            layer=SimpleNamespace(layer_id=layer), args=(batch,), options={},
+        )  # fmt: skip
+        return reader.attend(call)
+
+    reader.begin(plan)
+    assert [attend(0), attend(1)] == [{}, {}], "SGLang's own attention, with nothing added to the call"
+    assert reader.finish(batch, replayed=False) is None
+    reader.record(batch)
+    assert [attend(0), attend(1)] == [{}, {}]
+    reader.recorded(None)
+    reader.begin(plan)
+    assert reader.finish(batch, replayed=True) is None

@@ -144,10 +144,15 @@ class TritonReader:
             self._sinks[number] = sinks.data_ptr()
 
     def record(self, forward_batch: Any) -> None:
-        """A decode step is about to be recorded in a CUDA graph: so is its place in the buffers."""
+        """A decode step is about to be recorded in a CUDA graph: so is its place in the buffers.
+
+        A graph of more requests than the buffers hold is recorded without the capture, and its steps are left out.
+        """
         batch = forward_batch.batch_size
-        self._plan, self._recording = None, True
+        self._plan, self._recording = None, batch <= self.shape.max_rows
         self._seen.clear()
+        if not self._recording:
+            return
         self._device.begin_step(
             seq_lens=forward_batch.seq_lens[:batch],
             prompt_lens=self._requests[0, :batch],
@@ -156,6 +161,8 @@ class TritonReader:
 
     def recorded(self, num_splits: torch.Tensor) -> None:
         """The step's layers are recorded; so is what finishes it, into a buffer that only graphs write to."""
+        if not self._recording:
+            return
         self._recording = False
         if self._seen != self._index.keys():
             raise RuntimeError("attention capture: a captured layer was not recorded in the CUDA graph")
@@ -175,6 +182,8 @@ class TritonReader:
         if not self._fused:
             return self._portable.finish(forward_batch, replayed=replayed)
         if replayed and plan.last_query is None:
+            if forward_batch.batch_size > self.shape.max_rows:
+                return None
             captured = self._device.replayed(forward_batch.batch_size)
         elif self._seen == self._index.keys():
             captured = self._finish_on_device(self._num_splits, recorded=False)
