@@ -157,11 +157,14 @@ def publish_bundle(
 class Sender:
     """A DEALER as the publisher is one: numbers batches, keeps what is not acknowledged."""
 
-    def __init__(self, address, *, source_id=None):
+    def __init__(self, address, *, source_id=None, keys=None):
+        """`keys`: CURVE's, as the socket's options name them."""
         self.source_id = source_id or os.urandom(wire.SOURCE_ID_BYTES)
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        for name, key in (keys or {}).items():
+            setattr(self.socket, name, key)
         self.socket.connect(address)
         self.next_seq = 0
         self.unacknowledged = {}

@@ -26,6 +26,7 @@ _LOG = logger_named("zmq_door")
 _ADDRESS = "inproc://zeromq.zap.01"
 _VERSION = b"1.0"
 _DOMAIN = b"attn-sidecar"
+_HANDSHAKE_MS = 3000
 _RE_READ_S = 1.0
 _TOLD_AGAIN_S = 60.0
 _PEERS_TOLD = 256
@@ -52,6 +53,7 @@ class Guard:
         """Have this socket's connections judged; before it binds."""
         # Without a domain libzmq lets in whoever brings no credentials, unasked.
         guarded.zap_domain = _DOMAIN
+        guarded.handshake_ivl = _HANDSHAKE_MS
         if self._keys is not None:
             guarded.curve_server = True
             guarded.curve_publickey = self._keys.public
@@ -83,7 +85,9 @@ class Guard:
         if reason is not None:
             self.num_refused += 1
             self._tell(peer, reason)
-        status, text = (b"200", b"OK") if reason is None else (b"400", b"NO ACCESS")
+        # Not 400, after which libzmq's sender never tries again: a key that is added later would not help it. With 300
+        # it hears nothing, is cut off by the handshake's limit, and comes again.
+        status, text = (b"200", b"OK") if reason is None else (b"300", b"not now")
         self._questions.send_multipart([_VERSION, request_id, status, text, b"", b""])
 
     def _tell(self, peer: str, reason: str) -> None:
