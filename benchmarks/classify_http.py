@@ -1,43 +1,85 @@
-"""`classify_http`: requests/s of POST /classify against an empty handler on the same stack, 1 and 64 connections."""
+"""`classify_http`: requests/s of POST /classify against an empty handler on the same stack, 1 and 64 connections.
+
+Then what the slowest hundredth waits while four sources send as fast as the sidecar acknowledges, against the same in
+peace. The senders and this process share the machine with the sidecar.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import time
+from dataclasses import replace
 
 import httpx
 
 from attn_core.wire import vectors_from_rows
 from benchmarks.captured import captured_table
+from benchmarks.ingest_load import ingest_load
 from benchmarks.measure import Figure, figure_from_pairs, pairs, report
-from benchmarks.sidecar_process import empty_handler, running_sidecar
+from benchmarks.sidecar_process import RunningSidecar, empty_handler, running_sidecar
 
 REQUESTS = {1: 1_500, 64: 4_000}
 TARGET = 0.75
+P99_REQUESTS = 2_000
+P99_MOST = 5.0
 
 
-async def _one_connection(host: str, port: int, request: bytes, count: int) -> None:
+async def _one_connection(host: str, port: int, request: bytes, count: int) -> list[float]:
+    """The seconds that each of `count` requests took."""
     reader, writer = await asyncio.open_connection(host, port)
+    taken_s = []
     for _ in range(count):
+        start = time.perf_counter()
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
             raise SystemExit(f"classify_http: {head[:200]!r}")
         length = int(head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
         await reader.readexactly(length)
+        taken_s.append(time.perf_counter() - start)
     writer.close()
+    return taken_s
+
+
+def _request(url: str, body: bytes) -> tuple[str, int, bytes]:
+    host, port = url.removeprefix("http://").split(":")
+    head = f"POST /classify HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return host, int(port), head.encode() + b"\r\n\r\n" + body
+
+
+def _p99_s(url: str, body: bytes) -> float:
+    """What 99 of 100 requests of one connection stay below."""
+    host, port, request = _request(url, body)
+    return statistics.quantiles(asyncio.run(_one_connection(host, port, request, P99_REQUESTS)), n=100)[98]
+
+
+def _p99_figure(sidecar: RunningSidecar, body: bytes) -> Figure:
+    def under_ingest() -> float:
+        with ingest_load(sidecar.zmq):
+            return _p99_s(sidecar.url, body)
+
+    measured = pairs(under_ingest, lambda: _p99_s(sidecar.url, body))
+    figure = figure_from_pairs(
+        measured,
+        name="classify_http",
+        figure="p99_ratio_under_ingest",
+        unit="s",
+        peer="idle",
+        target=f"ratio < {P99_MOST}",
+        floor=0.0,
+    )
+    return replace(figure, met=figure.ratio is not None and figure.ratio < P99_MOST)
 
 
 def _rate(url: str, body: bytes, *, connections: int) -> float:
     """Requests/s of keep-alive connections that each wait for their answer."""
-    host, port = url.removeprefix("http://").split(":")
-    head = f"POST /classify HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    request = head.encode() + b"\r\n\r\n" + body
+    host, port, request = _request(url, body)
     each = REQUESTS[connections] // connections
 
     async def everyone() -> None:
-        await asyncio.gather(*(_one_connection(host, int(port), request, each) for _ in range(connections)))
+        await asyncio.gather(*(_one_connection(host, port, request, each) for _ in range(connections)))
 
     start = time.perf_counter()
     asyncio.run(everyone())
@@ -73,5 +115,6 @@ def run(*, rows: int | None, as_json: bool) -> bool:
                     floor=TARGET,
                 )
             )
+        figures.append(_p99_figure(sidecar, body))
     report(figures, as_json=as_json)
     return all(figure.met for figure in figures)
