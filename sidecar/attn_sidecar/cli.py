@@ -20,6 +20,7 @@ import uvicorn
 from attn_core.errors import AttnError, SettingsError
 from attn_sidecar import __version__
 from attn_sidecar.app import Sidecar, create_app
+from attn_sidecar.doctor import command as doctor_command
 from attn_sidecar.http_door.connections import MAX_CONNECTIONS, BoundedConnection, close_late
 from attn_sidecar.http_door.token import tokens_from
 from attn_sidecar.ingest import AddressTaken
@@ -28,7 +29,7 @@ from attn_sidecar.settings import ENV_PREFIX, LOG_FORMATS, Settings
 from attn_sidecar.zmq_door import keys_command
 
 _LOG = logger_named("cli")
-_COMMANDS = {"keys": keys_command.main}
+_COMMANDS = {"doctor": doctor_command.main, "keys": keys_command.main}
 """Words that may stand in the place of flags, and what they run."""
 _BACKLOG = 2048
 _GRACE_S = 1
@@ -42,6 +43,7 @@ _EPILOG = f"""\
 examples:
   attn-sidecar                                    HTTP on 127.0.0.1:9000, fingerprints at tcp://127.0.0.1:9001
   attn-sidecar --port 9009 --db fingerprints.db --discovery-dir ./discovery_outputs --online
+  attn-sidecar doctor                             what keeps it from doing its work, and what to do
   attn-sidecar keys ~/attn-keys                   make a token and CURVE keys, print how to serve a network with them
   curl localhost:9009/health                      is it well, and if not, why
   curl localhost:9009/stats                       what it has taken in

@@ -100,7 +100,14 @@ def guide_vector():
 
 
 def publish_bundle(
-    folder: Path, *, run_id="2026-01-10T04-02-11", num_points=40, seed=1, cluster_ids=(3, 5), more=lambda _: None
+    folder: Path,
+    *,
+    run_id="2026-01-10T04-02-11",
+    num_points=40,
+    seed=1,
+    cluster_ids=(3, 5),
+    manifest=None,
+    more=lambda _: None,
 ):
     """A real bundle over random tokens: one cluster around each half of them. `more(directory)` adds files."""
     rows = random_rows(num_points, seed=seed, request_id="seen")
@@ -151,7 +158,7 @@ def publish_bundle(
             pq.write_table(pa.table({"x": [1.0]}), directory / f"{name}.parquet")
         more(directory)
 
-    return bundle.publish(folder, run_id=run_id, manifest={"model_id": "demo-model"}, write=write)
+    return bundle.publish(folder, run_id=run_id, manifest={"model_id": "demo-model", **(manifest or {})}, write=write)
 
 
 class Sender:
