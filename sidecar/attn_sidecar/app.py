@@ -67,8 +67,10 @@ class Sidecar:
         self.settings = settings
         self.now_us = now_us
         self.health = HealthBoard()
-        self.live = LiveHub(settings.db, health=self.health)
-        self.discovery = Discovery(settings.discovery_dir, health=self.health, on_swap=self._on_swap)
+        self.live = LiveHub(settings.db, health=self.health, privacy=settings.privacy)
+        self.discovery = Discovery(
+            settings.discovery_dir, health=self.health, on_swap=self._on_swap, privacy=settings.privacy
+        )
         self.online = (
             OnlineFollower(
                 lambda: self.discovery.served,
@@ -82,7 +84,7 @@ class Sidecar:
         )
         self.desk = ClassifyDesk(self.discovery, health=self.health)
         self.http_times = HttpTimes()
-        self.readers = ReadPool(settings.db)
+        self.readers = ReadPool(settings.db, privacy=settings.privacy)
         self.integrity = IntegrityCheck(settings.db, health=self.health)
         self.retention = Retention(hours=settings.retention_hours, max_db_bytes=settings.max_db_bytes, now_us=now_us)
         self.writer = Writer(

@@ -61,11 +61,13 @@ def rules_only() -> Served:
     return Served(classifier=Classifier.rules(), bundle=None, clusters=[], points=None)
 
 
-def served_from_bundle(bundle: Bundle) -> Served:
-    """Load all that the sidecar serves from a verified bundle; raises `BundleError`."""
+def served_from_bundle(bundle: Bundle, *, privacy: bool = False) -> Served:
+    """Load all that the sidecar serves from a verified bundle, in privacy mode without texts; raises `BundleError`."""
     classifier = Classifier.from_bundle(bundle)
     try:
         points = PointMap.load(bundle.path, run_id=bundle.run_id)
+        if privacy:
+            points = points.without_texts()
         clusters = bundle.table("clusters").to_pylist()
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise BundleError(f"bundle {bundle.run_id}: its tables cannot be served: {error}") from error
@@ -75,8 +77,11 @@ def served_from_bundle(bundle: Bundle) -> Served:
 class Discovery:
     """Follows `latest` in the discovery folder. `served` is replaced whole: read it once a request."""
 
-    def __init__(self, folder: Path, *, health: HealthBoard, on_swap: Callable[[str | None], None]) -> None:
+    def __init__(
+        self, folder: Path, *, health: HealthBoard, on_swap: Callable[[str | None], None], privacy: bool = False
+    ) -> None:
         self.folder = folder
+        self._privacy = privacy
         self.served = rules_only()
         self.problem: str | None = None
         """Why the newest bundle is not the one served; None where all is well."""
@@ -124,7 +129,7 @@ class Discovery:
                 # A vanished symlink is no reason to forget a run that was good.
                 return self.served.bundle is not None
             try:
-                served = served_from_bundle(open_bundle(self.folder / LATEST))
+                served = served_from_bundle(open_bundle(self.folder / LATEST), privacy=self._privacy)
             except BundleError as error:
                 self.problem = str(error)
                 self._health.ail(PART, f"{error}; still serving {self.served.run_id or 'the zone rules'}", blocks=False)
@@ -153,7 +158,7 @@ class Discovery:
         with self._keeping:
             kept = self._kept.get(run_id)
             if kept is None:
-                kept = self._kept[run_id] = served_from_bundle(open_bundle(self.folder / run_id))
+                kept = self._kept[run_id] = served_from_bundle(open_bundle(self.folder / run_id), privacy=self._privacy)
             self._kept.move_to_end(run_id)
             while len(self._kept) > KEPT_RUNS:
                 self._kept.popitem(last=False)

@@ -74,8 +74,9 @@ def request_messages(model_id: str, rows: pa.RecordBatch) -> list[bytes]:
 class LiveHub:
     """Fans commits out to subscribers. Loop-side state (`cursor`, subscribers) is touched on the event loop only."""
 
-    def __init__(self, path: Path, *, health: HealthBoard | None = None) -> None:
+    def __init__(self, path: Path, *, health: HealthBoard | None = None, privacy: bool = False) -> None:
         self._path = path
+        self._privacy = privacy
         self._health = health or HealthBoard()
         self._at = 0
         self._subscribers: set[Subscriber] = set()
@@ -92,7 +93,7 @@ class LiveHub:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin at the store's newest token, or at the first if the store cannot be read now."""
         with suppress(StoreError):
-            reader = Reader(self._path)
+            reader = Reader(self._path, privacy=self._privacy)
             self.cursor = self._at = self._newest_id = reader.newest_id()
             reader.close()
         self._loop = loop
@@ -149,7 +150,7 @@ class LiveHub:
     def _run(self) -> None:
         while not self._stopping:
             try:
-                reader = Reader(self._path)
+                reader = Reader(self._path, privacy=self._privacy)
                 try:
                     self._follow(reader)
                 finally:

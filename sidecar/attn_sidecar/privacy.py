@@ -17,7 +17,8 @@ _DROPPED = {
     "fingerprints": frozenset({"token_id", "token_text", "topk_positions", "topk_probs", "residual_mass"}),
     "requests": frozenset({"prompt_token_ids", "prompt_token_texts", "prompt_spans", "sampling_params"}),
 }
-_FINISH_REASONS = pa.array(["stop", "length", "abort", "tool_calls", "function_call", "content_filter"])
+FINISH_REASONS = ("stop", "length", "abort", "tool_calls", "function_call", "content_filter")
+"""The words that are kept of why a request ended; another may hold anything."""
 
 
 def without_content(batch: Batch) -> Batch:
@@ -34,6 +35,6 @@ def without_content(batch: Batch) -> Batch:
     if batch.kind == "requests":
         at = SCHEMAS["requests"].get_field_index("finish_reason")
         reason = columns[at]
-        known = pc.is_in(reason, value_set=_FINISH_REASONS)
+        known = pc.is_in(reason, value_set=pa.array(FINISH_REASONS))
         columns[at] = pc.if_else(known, reason, pa.scalar(None, reason.type))
     return replace(batch, rows=pa.RecordBatch.from_arrays(columns, schema=rows.schema))

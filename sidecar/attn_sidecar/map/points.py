@@ -81,6 +81,13 @@ class PointMap:
         table = pq.read_table(path / "embeddings.parquet", read_dictionary=["request_id", "token_text"])
         return cls(_ranked(table.combine_chunks(), model_by_request=_models(path)), run_id=run_id)
 
+    def without_texts(self) -> PointMap:
+        """The same map, with null for every token's text."""
+        at = self.columns.schema.get_field_index("token_text")
+        field = self.columns.schema.field(at)
+        nulls = pa.nulls(self.num_points, pa.string()).dictionary_encode().cast(field.type)
+        return PointMap(self.columns.set_column(at, field, nulls), run_id=self.run_id)
+
     def _numbers(self, name: str) -> npt.NDArray[np.floating]:
         values: npt.NDArray[np.floating] = self.columns.column(name).to_numpy()
         return values

@@ -18,6 +18,7 @@ import numpy as np
 from attn_core.errors import QueryTooLong, StoreError
 from attn_core.store import max_id, open_reader
 from attn_sidecar.store.access import identity
+from attn_sidecar.store.hiding import hide_content
 from attn_sidecar.store.records import (
     RECORD_COLUMNS,
     RequestDetail,
@@ -39,10 +40,16 @@ Answer = TypeVar("Answer")
 class Reader:
     """One read-only connection. Methods raise `StoreError` where the database cannot be read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, privacy: bool = False) -> None:
         self._path = path
         self._file = identity(path)
         self._connection = open_reader(path)
+        if privacy:
+            try:
+                hide_content(self._connection)
+            except sqlite3.Error as error:
+                self._connection.close()
+                raise StoreError(f"{path} cannot be read: {error}") from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -144,8 +151,9 @@ class Reader:
 class ReadPool:
     """A few reading threads, each with its own connection, for the event loop to await."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, privacy: bool = False) -> None:
         self._path = path
+        self._privacy = privacy
         self._local = threading.local()
         self._readers: list[Reader] = []
         self._executor = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="attn-reader")
@@ -157,7 +165,7 @@ class ReadPool:
     def _answer(self, question: Callable[[Reader], Answer]) -> Answer:
         reader: Reader | None = getattr(self._local, "reader", None)
         if reader is None:
-            reader = self._local.reader = Reader(self._path)
+            reader = self._local.reader = Reader(self._path, privacy=self._privacy)
             self._readers.append(reader)
         elif not reader.is_current():
             self._drop(reader)
