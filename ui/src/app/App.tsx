@@ -6,6 +6,7 @@ import { useFeedStore } from "../lib/use-feed";
 import { useView } from "../lib/use-view";
 import styles from "./App.module.css";
 import { Header } from "./Header";
+import { TokenGate } from "./TokenGate";
 
 // WebGL and Arrow are needed on the map alone.
 const MapPage = lazy(() => import("../features/map/MapPage").then((module) => ({ default: module.MapPage })));
@@ -22,13 +23,15 @@ export function App() {
     <div className={styles.app}>
       <Header page={view.page} scheme={scheme} onToggleTheme={toggle} />
       <main className={styles.main}>
-        {view.page === "map" ? (
-          <Suspense fallback={<Skeleton label="Loading the map" />}>
-            <MapPage view={view} scheme={scheme} />
-          </Suspense>
-        ) : (
-          <LivePage view={view} />
-        )}
+        <TokenGate>
+          {view.page === "map" ? (
+            <Suspense fallback={<Skeleton label="Loading the map" />}>
+              <MapPage view={view} scheme={scheme} />
+            </Suspense>
+          ) : (
+            <LivePage view={view} />
+          )}
+        </TokenGate>
       </main>
     </div>
   );

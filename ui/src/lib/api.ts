@@ -1,5 +1,6 @@
 /** Questions to the sidecar over HTTP. */
 
+import { authorization, wantToken } from "./token";
 import { type RequestDetail, type RequestInfo, requestDetailFromJson, requestInfoFromJson } from "./wire";
 import { isZone, type Zone } from "./zones";
 
@@ -19,13 +20,16 @@ export class SidecarError extends Error {
 
 async function ask(path: string, signal: AbortSignal | undefined, accepts: readonly number[] = []): Promise<Response> {
   let response: Response;
+  const headers = authorization();
   try {
-    response = await fetch(path, { ...(signal ? { signal } : {}) });
+    response = await fetch(path, { headers, ...(signal ? { signal } : {}) });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new SidecarError(0, "The sidecar does not answer", null);
   }
   if (response.ok || accepts.includes(response.status)) return response;
+  // Unless a token was given while this question was under way: then it is asked again with it.
+  if (response.status === 401 && headers.Authorization === authorization().Authorization) wantToken();
   const isProblem = response.headers.get("content-type")?.includes("json") ?? false;
   const problem: unknown = isProblem ? await response.json() : null;
   const { title, detail, mend } = (problem ?? {}) as Record<string, unknown>;

@@ -1,5 +1,6 @@
 /** The WebSocket to `/events`: reconnects with growing waits and resumes after the last token received. */
 
+import { subprotocols } from "./token";
 import { type FeedMessage, feedMessageFromJson } from "./wire";
 
 export type ConnectionState =
@@ -47,7 +48,7 @@ export function connect({ origin, cursor, onMessage, onState }: ConnectionOption
 
   const open = (): void => {
     clearTimeout(timer);
-    const opening = new WebSocket(eventsUrl(origin, cursor()));
+    const opening = new WebSocket(eventsUrl(origin, cursor()), subprotocols());
     socket = opening;
     timer = setTimeout(() => opening.close(), OPEN_TIMEOUT_MS);
     opening.onmessage = (event: MessageEvent<unknown>) => {
