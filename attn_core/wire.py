@@ -220,6 +220,11 @@ def _is_compressed(payload: bytes) -> bool:
     schema, batch = messages.read_next_message(), messages.read_next_message()
     if (schema.type, batch.type) != ("schema", "record batch"):
         raise ValueError(f"it begins with a {schema.type} and a {batch.type}")
+    return is_compressed_batch(batch)
+
+
+def is_compressed_batch(batch: pa.Message) -> bool:
+    """Whether the buffers of this record batch's message are compressed."""
     data = batch.metadata.to_pybytes()
     root = struct.unpack_from("<I", data)[0]
     header = root + _field(data, root, _MESSAGE_HEADER)

@@ -14,6 +14,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from attn_sidecar import __version__
 from attn_sidecar.api import (
+    batch,
     classify,
     clusters,
     compare,
@@ -167,6 +168,7 @@ class Sidecar:
             *health.endpoints(self.health),
             *fingerprint.endpoints(self.writer, desk=self.desk, now_us=self.now_us),
             *classify.endpoints(self.desk),
+            *batch.endpoints(self.discovery, writer=self.writer, now_us=self.now_us),
             *discovery.endpoints(self.discovery),
             *stats.endpoints(
                 readers=self.readers,

@@ -47,7 +47,7 @@ class FingerprintBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     periodicity: Share | None = None
 
 
-Body = TypeVar("Body", ClassifyBody, FingerprintBody)
+Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 def decoded(raw: bytes, decoder: msgspec.json.Decoder[Body], *, path: str) -> Body:

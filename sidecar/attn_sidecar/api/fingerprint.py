@@ -36,7 +36,7 @@ def endpoints(writer: Writer, *, desk: ClassifyDesk, now_us: Callable[[], int]) 
         body = decoded(raw, decoder, path="/fingerprint")
         question = question_from_body(body)
         manifold, run_id = desk.at_once(question) or await desk.classify(question)
-        stored = await _store(
+        stored = await store(
             writer,
             lambda answer: PostedFingerprint(
                 request_id=body.request_id,
@@ -73,7 +73,7 @@ def endpoints(writer: Writer, *, desk: ClassifyDesk, now_us: Callable[[], int]) 
     ]
 
 
-async def _store(writer: Writer, job: Callable[[Callable[[Stored | Exception], None]], PostedFingerprint]) -> Stored:
+async def store(writer: Writer, job: Callable[[Callable[[Stored | Exception], None]], PostedFingerprint]) -> Stored:
     """Hand the job to the writing thread and wait for its commit; raises `StoreError`."""
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[Stored] = loop.create_future()

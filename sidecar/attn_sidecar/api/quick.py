@@ -78,6 +78,18 @@ def on_the_long_way(quick: Quick, *, name: str) -> Handler:
 
 async def read_json(headers: Iterable[tuple[bytes, bytes]], receive: Callable[[], Awaitable[Message]]) -> bytes:
     """The body, not empty and said to be JSON; raises `Problem` 400, 413 or 415, or `ClientDisconnect`."""
+    return (await read_body(headers, receive, also=(), most=MAX_BODY_BYTES))[0]
+
+
+async def read_body(
+    headers: Iterable[tuple[bytes, bytes]],
+    receive: Callable[[], Awaitable[Message]],
+    *,
+    also: tuple[str, ...],
+    most: int,
+) -> tuple[bytes, str]:
+    """The body and its content type, JSON or one of `also`, of at most so many bytes; raises as `read_json`."""
+    kind = "application/json"
     content_type = said = b""
     for name, value in headers:
         if name == b"content-type":
@@ -85,10 +97,10 @@ async def read_json(headers: Iterable[tuple[bytes, bytes]], receive: Callable[[]
         elif name == b"content-length":
             said = value
     if content_type != b"application/json":
-        _check_type(content_type.decode("latin-1"))
-    if said.isdigit() and int(said) > MAX_BODY_BYTES:
-        raise _too_large(f"content-length says {int(said)} bytes")
-    body = b""
+        kind = _checked_type(content_type.decode("latin-1"), also=also)
+    if said.isdigit() and int(said) > most:
+        raise _too_large(f"content-length says {int(said)} bytes", most)
+    body = bytearray()
     more = True
     while more:
         message = await receive()
@@ -96,29 +108,31 @@ async def read_json(headers: Iterable[tuple[bytes, bytes]], receive: Callable[[]
             raise ClientDisconnect
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large(f"more than {MAX_BODY_BYTES} bytes were sent")
+        if len(body) > most:
+            raise _too_large(f"more than {most} bytes were sent", most)
     if not body:
         raise Problem(400, "empty-body", title="The body is empty", detail="no byte was sent", mend=JSON_HINT)
-    return body
+    return bytes(body), kind
 
 
-def _check_type(content_type: str) -> None:
-    if content_type.partition(";")[0].strip().lower() != "application/json":
+def _checked_type(content_type: str, *, also: tuple[str, ...]) -> str:
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != "application/json" and kind not in also:
         raise Problem(
             415,
             "content-type",
             title="Not JSON by its content type",
             detail=f"content-type is {content_type[:100]!r}" if content_type else "there is no content-type header",
-            mend=JSON_HINT,
+            mend=JSON_HINT if not also else f"{JSON_HINT}, or one of {', '.join(also)}",
         )
+    return kind
 
 
-def _too_large(detail: str) -> Problem:
+def _too_large(detail: str, most: int) -> Problem:
     return Problem(
         413,
         "body-too-large",
         title="The body is too large",
         detail=detail,
-        mend=f"a body has at most {MAX_BODY_BYTES} bytes; one fingerprint needs about 400",
+        mend=f"a body has at most {most} bytes; one fingerprint needs about 400 as JSON, 100 as Arrow",
     )
