@@ -21,14 +21,16 @@ import numpy.typing as npt
 
 from attn_core.bundle import Bundle
 from attn_core.errors import BundleError
-from attn_core.features import FEATURES_VERSION, NUM_FEATURES, features_from_vectors
+from attn_core.features import FEATURES_VERSION, NUM_FEATURES, features_from_sink_free
 from attn_core.fingerprint import ENTROPY, LAYER_ENTROPY, MASSES
-from attn_core.zones import ZONES, weigh_with_cluster, zone_probabilities
+from attn_core.sinkfree import sink_free
+from attn_core.zones import ZONES, weigh_with_cluster, zone_probabilities_from_sink_free
 
 NO_CLUSTER = -1
 RULES_CONFIDENCE_CAP = 0.6
 """Before any calibration the rules' own probability is scaled to at most this: unproven, and saying so."""
-_CHUNK_ROWS = 8192
+_CHUNK_ROWS = 1024
+"""Rows worked through together: what they and their distances take stays in a core's own cache."""
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
@@ -139,7 +141,11 @@ class Classifier:
     def __init__(self, arrays: ClassifierArrays, *, run_id: str | None) -> None:
         self.arrays = arrays
         self.run_id = run_id
-        self._half_norms = 0.5 * (arrays.prototypes.astype(np.float32) ** 2).sum(axis=1)
+        half_norms = 0.5 * (arrays.prototypes**2).sum(axis=1, keepdims=True)
+        # With a feature of 1 added to each row, one matrix product gives |y|^2 / 2 - x.y for every prototype y.
+        self._against = np.concatenate([-arrays.prototypes, half_norms], axis=1).astype(np.float32)
+        ends = [*arrays.prototype_start[1:].tolist(), len(arrays.prototypes)]
+        self._clusters = [slice(a, b) for a, b in zip(arrays.prototype_start.tolist(), ends, strict=False)]
 
     @classmethod
     def rules(cls) -> Classifier:
@@ -176,30 +182,36 @@ class Classifier:
     ) -> RawScores:
         """Zone, cluster and uncalibrated score of float [m, 20] with all companions known, [m] each."""
         rows = np.asarray(vectors, dtype=np.float32)
-        by_rules = zone_probabilities(rows, context_len=context_len, sink_mass=sink_mass, periodicity=periodicity)
-        zone_index = by_rules.argmax(axis=1).astype(np.int8)
-        score = by_rules.max(axis=1)
-        cluster_id = np.full(len(rows), NO_CLUSTER, dtype=np.int32)
-        if len(self.arrays.cluster_ids):
-            features = features_from_vectors(rows, context_len=context_len, sink_mass=sink_mass)
-            for start in range(0, len(rows), _CHUNK_ROWS):
-                part = slice(start, start + _CHUNK_ROWS)
-                self._claim(features[part], by_rules[part], zone_index[part], score[part], cluster_id[part])
-        return RawScores(zone_index=zone_index, cluster_id=cluster_id, score=score)
+        raw = RawScores(
+            zone_index=np.empty(len(rows), dtype=np.int8),
+            cluster_id=np.full(len(rows), NO_CLUSTER, dtype=np.int32),
+            score=np.empty(len(rows), dtype=np.float32),
+        )
+        # Kept from part to part: fresh memory would be faulted in each time.
+        room = np.empty((len(self._against), min(len(rows), _CHUNK_ROWS)), dtype=np.float32)
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            part = slice(start, start + _CHUNK_ROWS)
+            free = sink_free(rows[part], context_len=context_len[part], sink_mass=sink_mass[part])
+            by_rules = zone_probabilities_from_sink_free(free, periodicity=periodicity[part])
+            raw.zone_index[part] = by_rules.argmax(axis=1)
+            raw.score[part] = by_rules.max(axis=1)
+            if len(self.arrays.cluster_ids):
+                features = features_from_sink_free(free)
+                self._claim(features, by_rules, raw.zone_index[part], raw.score[part], raw.cluster_id[part], room=room)
+        return raw
 
     def _claim(
-        self, features: F32, by_rules: F32, zone_index: npt.NDArray[np.int8], score: F32, cluster_id: I32
+        self, features: F32, by_rules: F32, zone_index: npt.NDArray[np.int8], score: F32, cluster_id: I32, *, room: F32
     ) -> None:
-        """Overwrite, in place, the answers of the rows that a cluster claims."""
+        """Overwrite, in place, the answers of the rows that a cluster claims. `room` is float32 [p, >= m] to work in."""
         arrays = self.arrays
-        # |x - y|^2 / 2 = |x|^2 / 2 + |y|^2 / 2 - x.y: one matrix product for all prototypes.
-        half = self._half_norms - features @ arrays.prototypes.T
-        nearest = np.minimum.reduceat(half, arrays.prototype_start, axis=1)  # [m, c]
-        nearest += 0.5 * (features**2).sum(axis=1, keepdims=True)
-        distance = np.sqrt(np.maximum(2.0 * nearest, 0.0))
-        best = distance.argmin(axis=1)
-        every = np.arange(len(features))
-        first = distance[every, best]
+        # |x - y|^2 / 2 = |x|^2 / 2 + |y|^2 / 2 - x.y. A row of `half` is a prototype: NumPy compares whole rows at once.
+        against_one = np.concatenate([features, np.ones((len(features), 1), dtype=np.float32)], axis=1)
+        half = np.matmul(self._against, against_one.T, out=room[:, : len(features)])  # [p, m]
+        nearest = np.stack([half[cluster].min(axis=0) for cluster in self._clusters])  # [c, m]
+        best = nearest.argmin(axis=0)
+        least = nearest[best, np.arange(len(features))] + 0.5 * np.einsum("mf,mf->m", features, features)
+        first = np.sqrt(np.maximum(2.0 * least, 0.0))
         radius = arrays.cluster_radius[best]
         claimed = first <= radius
         chosen = best[claimed]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from attn_core.sinkfree import sink_free
+from attn_core.sinkfree import SinkFree, sink_free
 
 FEATURES_VERSION = 1
 NAMES: tuple[str, ...] = (
@@ -32,7 +32,11 @@ def features_from_vectors(
     sink_mass: npt.NDArray[np.floating],
 ) -> npt.NDArray[np.float32]:
     """float32 [m, 21] from float [m, 20], int [m] and float [m]; every value lies in 0..1."""
-    free = sink_free(vectors, context_len=context_len, sink_mass=sink_mass)
+    return features_from_sink_free(sink_free(vectors, context_len=context_len, sink_mass=sink_mass))
+
+
+def features_from_sink_free(free: SinkFree) -> npt.NDArray[np.float32]:
+    """The same from fingerprints whose sink is taken out already."""
     columns = [
         np.sqrt(np.clip(free.shares, 0.0, 1.0)),
         np.sqrt(np.clip(free.histogram, 0.0, 1.0)),

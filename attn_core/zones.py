@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attn_core.sinkfree import sink_free
+from attn_core.sinkfree import SinkFree, sink_free
 
 ZONES: tuple[str, ...] = ("syntax_floor", "semantic_bridge", "structure_ripple", "long_range", "diffuse")
 RULES_VERSION = 1
@@ -60,7 +60,10 @@ def zone_features(
 
     A lift is the log-odds of a share beyond the sink minus the log-odds that attention falling off as 1/(d + 1) has.
     """
-    free = sink_free(vectors, context_len=context_len, sink_mass=sink_mass)
+    return _evidence(sink_free(vectors, context_len=context_len, sink_mass=sink_mass), periodicity)
+
+
+def _evidence(free: SinkFree, periodicity: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     usual = _usual_shares(free.context_len)
     lifts = np.clip(_logit(free.shares) - _logit(usual), -_MAX_LIFT, _MAX_LIFT)
     # A distance class that this context cannot hold, or a token that saw only the sink, shows no lift at all.
@@ -79,7 +82,15 @@ def zone_probabilities(
     periodicity: npt.NDArray[np.floating],
 ) -> npt.NDArray[np.float32]:
     """How much each token belongs to each zone of `ZONES`: float32 [m, 5], rows sum to 1."""
-    evidence = zone_features(vectors, context_len=context_len, sink_mass=sink_mass, periodicity=periodicity)
+    free = sink_free(vectors, context_len=context_len, sink_mass=sink_mass)
+    return zone_probabilities_from_sink_free(free, periodicity=periodicity)
+
+
+def zone_probabilities_from_sink_free(
+    free: SinkFree, *, periodicity: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float32]:
+    """The same from fingerprints whose sink is taken out already."""
+    evidence = _evidence(free, periodicity)
     centre, spread = np.array(_TYPICAL.centre), np.array(_TYPICAL.spread)
     local, mid, far, even, period = ((evidence - centre) / spread).T
     scores = np.column_stack(
