@@ -193,7 +193,7 @@ def record_source(
         ON CONFLICT (source_id) DO UPDATE SET
             last_seq = max(last_seq, excluded.last_seq),
             dropped = max(dropped, excluded.dropped),
-            last_seen_us = excluded.last_seen_us
+            last_seen_us = max(last_seen_us, excluded.last_seen_us)
         """,
         (source_id, model_id, seq, dropped, at_us, at_us),
     )

@@ -136,6 +136,35 @@ def test_a_damaged_database_is_told_with_a_way_to_mend_it(settings, sidecar):
     assert count(settings.db) == 4006
 
 
+def test_a_damaged_page_that_writing_needs_withholds_the_acknowledgement(settings, sidecar):
+    """The roots of the table of tokens and of its indexes: 503 until a whole file takes the name, nothing is lost."""
+    with TestClient(create_app(sidecar)), contextlib.closing(Sender(sidecar.ingest.address)) as sender:
+        for k in range(4):
+            sender.send(random_rows(500, request_id=f"r{k}"))
+        sender.hear_all()
+    whole = settings.db.with_name("whole.db")
+    shutil.copy(settings.db, whole)
+    with contextlib.closing(sqlite3.connect(settings.db)) as connection:
+        roots = connection.execute("SELECT rootpage FROM sqlite_schema WHERE tbl_name = 'tokens' AND rootpage > 0")
+        pages = [page for (page,) in roots]
+    with settings.db.open("r+b") as file:
+        for page in pages:
+            file.seek(8192 * (page - 1))
+            file.write(os.urandom(8192))
+    again = Sidecar(settings)
+    with TestClient(create_app(again)) as client, contextlib.closing(Sender(again.ingest.address)) as sender:
+        sender.send(random_rows(6, request_id="after"))
+        wait_until(lambda: client.get("/health").status_code == 503, "the damage was not noticed")
+        reasons = client.get("/health").json()["reasons"]
+        assert any(reason.startswith("store: ") and ".recover" in reason for reason in reasons)
+        assert sender.hear(wait_s=0) is None
+        whole.replace(settings.db)
+        sender.hear_all()
+        assert not sender.refused
+        wait_until(lambda: client.get("/health").json()["reasons"] == [], "the mended file was not noticed")
+    assert count(settings.db) == 2006
+
+
 def test_a_file_that_was_moved_away_is_not_written_to(client, sender, settings):
     sender.send(random_rows(3, request_id="before"))
     sender.hear_all()
