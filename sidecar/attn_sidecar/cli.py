@@ -62,8 +62,8 @@ who may come in:
 
 Each flag is also a variable: --discovery-dir is {ENV_PREFIX}DISCOVERY_DIR. A flag wins. What may be repeated is parted
 by commas there.
-Stop with Ctrl+C or SIGTERM: what has arrived is committed first.
-Exit status: 0 stopped, 1 cannot start, 2 wrong use."""
+Stop with Ctrl+C or SIGTERM: what has arrived is committed first. A second Ctrl+C does not wait for that.
+Exit status: 0 stopped, 1 cannot start or was not let finish, 2 wrong use."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -223,6 +223,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop.server = server
     if not stop.received:
         server.run(sockets=[http_socket])
+    if server.force_exit:
+        log_event(_LOG, logging.WARNING, "sidecar.gave_up_draining", reason="a second Ctrl+C: senders send again")
+        return 1
     log_event(_LOG, logging.INFO, "sidecar.stopped")
     return 0 if server.started or stop.received else 1
 
@@ -304,6 +307,10 @@ class _Server(uvicorn.Server):
             db=self._sidecar.settings.db,
             run_id=self._sidecar.discovery.served.run_id,
         )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log_event(_LOG, logging.INFO, "sidecar.stopping", connections=len(self.server_state.connections))
+        await super().shutdown(sockets)
 
 
 if __name__ == "__main__":

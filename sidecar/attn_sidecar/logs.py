@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
 import time
 
-_ROOT = "attn_sidecar"
+_ROOT, _UVICORN = "attn_sidecar", "uvicorn"
 
 
 def logger_named(part: str) -> logging.Logger:
@@ -30,9 +31,15 @@ class EventFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
         fields: dict[str, object] = dict(getattr(record, "fields", {}))
-        if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
         event = record.getMessage()
+        if record.name.startswith(_UVICORN):
+            # Its lines are sentences: they get a name, so that every event has one.
+            event, fields["said"] = "http.server", event.strip()
+        if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+            # What was still being answered when the time to stop was over: no fault, so no traceback.
+            event = "http.cut_off"
+        elif record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
         if self._as_json:
             line = {"at": at, "level": record.levelname.lower(), "part": record.name, "event": event, **fields}
             return json.dumps(line, default=str)
@@ -44,7 +51,7 @@ def configure_logging(log_format: str) -> None:
     """Send everything, uvicorn's lines included, to standard error in one format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(EventFormatter(log_format))
-    for name, level in ((_ROOT, logging.INFO), ("uvicorn", logging.WARNING)):
+    for name, level in ((_ROOT, logging.INFO), (_UVICORN, logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(level)
