@@ -76,50 +76,67 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--port", type=int, metavar="N", help=f"HTTP port (default: {at.port}; 0 takes a free one)")
-    made.add_argument(
+    where = made.add_argument_group("where it listens and what it works on")
+    where.add_argument("--port", type=int, metavar="N", help=f"HTTP port (default: {at.port}; 0 takes a free one)")
+    where.add_argument(
         "--host",
         metavar="ADDR",
         help=f"HTTP address (default: {at.host}, this machine alone; any other needs a token)",
     )
-    made.add_argument(
+    where.add_argument(
         "--db", type=Path, metavar="PATH", help=f"SQLite database for fingerprint storage (default: {at.db})"
     )
-    made.add_argument(
+    where.add_argument(
         "--discovery-dir",
         type=Path,
         metavar="PATH",
         help=f"directory containing discovery artifacts and the symlink latest (default: ./{at.discovery_dir})",
     )
-    made.add_argument(
-        "--online",
-        action=argparse.BooleanOptionalAction,
-        help="follow novelty and drift between discovery runs; shown in /stats, changes no answer (default: off)",
-    )
-    made.add_argument(
+    where.add_argument(
         "--zmq-bind",
         metavar="ADDR",
         help=f"ZMQ bind address for streaming, e.g. tcp://*:9001, or off (default: {at.zmq_bind}); senders on other "
         "machines need CURVE keys",
     )
-    made.add_argument(
-        "--log-format", choices=LOG_FORMATS, help=f"log lines on standard error (default: {at.log_format})"
-    )
-    made.add_argument(
+    keeping = made.add_argument_group("how long it keeps what it stores")
+    keeping.add_argument(
         "--retention-hours",
         type=float,
         metavar="N",
         help="delete fingerprints and requests stored more than N hours ago (default: keep them)",
     )
-    made.add_argument(
+    keeping.add_argument(
         "--max-db-bytes",
         type=int,
         metavar="N",
         help="delete the oldest fingerprints when the database fills nine tenths of N bytes (default: no bound)",
     )
+    _add_online(made)
     _add_doors(made)
+    made.add_argument_group("logs").add_argument(
+        "--log-format", choices=LOG_FORMATS, help=f"log lines on standard error (default: {at.log_format})"
+    )
     made.add_argument("--version", action="version", version=f"attn-sidecar {__version__}")
     return made
+
+
+def _add_online(made: argparse.ArgumentParser) -> None:
+    at = Settings()
+    online = made.add_argument_group("between discovery runs")
+    online.add_argument(
+        "--online",
+        action=argparse.BooleanOptionalAction,
+        help="follow novelty and drift, shown in /stats and /metrics, and ask Dagster for an early run past a bound; "
+        "changes no id and no answer (default: off)",
+    )
+    for flag, kind, what in (
+        ("novelty", float, "share of points in no cluster, beyond the expected one, that asks for an early run"),
+        ("drift", float, "movement of the clusters' points, in cluster radii, that asks for an early run"),
+        ("min-points", int, "points before anything is judged"),
+        ("half-life", int, "points after which an older one counts half"),
+    ):
+        default = getattr(at, f"online_{flag.replace('-', '_')}")
+        online.add_argument(f"--online-{flag}", type=kind, metavar="N", help=f"{what} (default: {default})")
 
 
 def _add_doors(made: argparse.ArgumentParser) -> None:
