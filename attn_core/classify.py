@@ -203,15 +203,14 @@ class Classifier:
     def _claim(
         self, features: F32, by_rules: F32, zone_index: npt.NDArray[np.int8], score: F32, cluster_id: I32, *, room: F32
     ) -> None:
-        """Overwrite, in place, the answers of the rows that a cluster claims. `room` is float32 [p, >= m] to work in."""
+        """Overwrite, in place, the answers of the rows that a cluster claims; `room` is float32 [p, >= m]."""
         arrays = self.arrays
-        # |x - y|^2 / 2 = |x|^2 / 2 + |y|^2 / 2 - x.y. A row of `half` is a prototype: NumPy compares whole rows at once.
+        # |x - y|^2 / 2 less |x|^2 / 2, a row a prototype: NumPy compares whole rows at once.
         against_one = np.concatenate([features, np.ones((len(features), 1), dtype=np.float32)], axis=1)
         half = np.matmul(self._against, against_one.T, out=room[:, : len(features)])  # [p, m]
         nearest = np.stack([half[cluster].min(axis=0) for cluster in self._clusters])  # [c, m]
         best = nearest.argmin(axis=0)
-        least = nearest[best, np.arange(len(features))] + 0.5 * np.einsum("mf,mf->m", features, features)
-        first = np.sqrt(np.maximum(2.0 * least, 0.0))
+        first = np.linalg.norm(features - arrays.prototypes[self._nearest(half, best)], axis=1)
         radius = arrays.cluster_radius[best]
         claimed = first <= radius
         chosen = best[claimed]
@@ -222,6 +221,17 @@ class Classifier:
         second, top = np.partition(weighed, -2, axis=1)[:, -2:].T
         inside = 1.0 - first[claimed] / np.maximum(radius[claimed], 1e-9)
         score[claimed] = np.clip(0.5 * (top - second) + 0.5 * inside, 0.0, 1.0)
+
+    def _nearest(self, half: F32, best: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """The nearest prototype of each row's best cluster, so that its distance is taken without cancellation: [m]."""
+        index = np.empty(len(best), dtype=np.intp)
+        order = best.argsort(kind="stable")
+        ends = np.bincount(best, minlength=len(self._clusters)).cumsum()
+        for number in np.unique(best).tolist():
+            rows = order[ends[number - 1] if number else 0 : ends[number]]
+            cluster = self._clusters[number]
+            index[rows] = cluster.start + half[cluster, rows].argmin(axis=0)
+        return index
 
     def _confidence(self, raw: RawScores) -> F32:
         claimed = np.interp(raw.score, *self.arrays.claimed_curve)
