@@ -13,8 +13,11 @@ BENCHMARKS = (
     "kernel_exact",
     "ingest",
     "classify_http",
+    "fingerprint_http",
+    "points_http",
     "kill_rounds",
     "fuzz_frames",
+    "sidecar_soak",
 )
 
 

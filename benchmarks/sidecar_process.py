@@ -40,14 +40,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_sidecar(*, zmq_port: int | None = None) -> Iterator[RunningSidecar]:
+def running_sidecar(*, zmq_port: int | None = None, arguments: tuple[str, ...] = ()) -> Iterator[RunningSidecar]:
     """Start it, wait until it answers, stop it. It listens for fingerprints on this port, else on any free one."""
     with TemporaryDirectory(prefix="attn-bench-") as folder:
         ports = Ports(server=0, sidecar=free_port(), zmq=zmq_port or free_port(), dagster=0)
         places = Places(data=Path(folder))
         stack = Stack(logs=places.logs)
         try:
-            program = start_sidecar(stack, ports=ports, places=places)
+            program = start_sidecar(stack, ports=ports, places=places, arguments=arguments)
             wait_for(program, url=f"{sidecar_url(ports)}/health", timeout_s=60)
             yield RunningSidecar(
                 url=sidecar_url(ports), zmq=zmq_address(ports), database=places.database, pid=program.process.pid

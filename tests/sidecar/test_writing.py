@@ -14,8 +14,9 @@ from attn_core.classify import Classifier
 from attn_core.errors import SchemaMismatch
 from attn_sidecar.app import Sidecar, create_app
 from attn_sidecar.health import HealthBoard
+from attn_sidecar.manifold import Manifold, Question
 from attn_sidecar.settings import Settings
-from attn_sidecar.store.jobs import ArrivedBatch
+from attn_sidecar.store.jobs import ArrivedBatch, PostedFingerprint
 from attn_sidecar.store.records import preview_from_prompt
 from attn_sidecar.store.writer import Writer
 
@@ -194,6 +195,59 @@ def test_a_stop_drains_what_the_writer_has_taken(tmp_path):
     assert answers == [None] * 4
     with contextlib.closing(sqlite3.connect(tmp_path / "fingerprints.db")) as connection:
         assert connection.execute("SELECT count(*) FROM fingerprints").fetchone() == (20,)
+
+
+def test_what_is_posted_meanwhile_shares_one_transaction(tmp_path):
+    """Six posts wait behind a commit under way, two for a place that is taken: one transaction, each its own answer."""
+    entered, gate, stored, commits = threading.Event(), threading.Event(), {}, []
+
+    def classifier():
+        entered.set()
+        assert gate.wait(WAIT_S)
+        return Classifier.rules()
+
+    writer = Writer(
+        tmp_path / "fingerprints.db",
+        classifier=classifier,
+        health=HealthBoard(),
+        on_commit=commits.append,
+        on_room=lambda: None,
+        now_us=lambda: START_US,
+    )
+    writer.start()
+
+    def post(key, request_id, step, run_id=None):
+        writer.post(
+            PostedFingerprint(
+                request_id=request_id,
+                step=step,
+                captured_at_us=START_US + step,
+                question=Question(vector=guide_vector(), context_len=9, sink_mass=None, periodicity=None),
+                manifold=Manifold(zone="semantic_bridge", confidence=0.5, cluster_id=step, cluster_label=None),
+                run_id=run_id,
+                answer=lambda outcome: stored.update({key: outcome.stored}),
+            )
+        )
+
+    post("first", "a", 0)
+    assert entered.wait(WAIT_S)
+    for key, place in {"held": ("a", 0), "new": ("a", 1), "twice": ("a", 1), "b": ("b", 3), "c": ("c", 4)}.items():
+        post(key, *place)
+    post("run", "a", 2, "2026-01-10T04-02-11")
+    gate.set()
+    writer.stop(within_s=WAIT_S)
+    assert stored == {
+        "first": True, "held": False, "new": True, "twice": False, "b": True, "c": True, "run": True,
+    }  # fmt: skip
+    assert [(one.num_new, one.num_repeated) for one in commits] == [(1, 0), (4, 2)]
+    with contextlib.closing(sqlite3.connect(tmp_path / "fingerprints.db")) as connection:
+        found = connection.execute(
+            "SELECT request_id, step, captured_at_us, cluster_id, context_len, classified_run_id FROM fingerprints "
+            "ORDER BY request_id, step"
+        ).fetchall()
+    places = [("a", 0), ("a", 1), ("a", 2), ("b", 3), ("c", 4)]
+    runs = {("a", 2): "2026-01-10T04-02-11"}
+    assert found == [(name, step, START_US + step, step, 9, runs.get((name, step))) for name, step in places]
 
 
 def test_a_preview_is_the_last_user_message():

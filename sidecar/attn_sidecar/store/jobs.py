@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -58,18 +58,19 @@ class Committed:
     """(model_id, rows) of each batch of request events."""
 
 
-def row_from_posted(posted: PostedFingerprint) -> pa.RecordBatch:
-    """A batch of one row in the wire's columns, with nulls for what was not said."""
-    q = posted.question
-    values: dict[str, object] = {
-        "request_id": posted.request_id,
-        "step": posted.step,
-        "captured_at_us": posted.captured_at_us,
-        "vector": q.vector,
-        "context_len": q.context_len,
-        "sink_mass": q.sink_mass,
-        "periodicity": q.periodicity,
+def rows_from_posted(posted: Sequence[PostedFingerprint]) -> pa.RecordBatch:
+    """A row each in the wire's columns, with nulls for what was not said."""
+    said: dict[str, list[object]] = {
+        "request_id": [one.request_id for one in posted],
+        "step": [one.step for one in posted],
+        "captured_at_us": [one.captured_at_us for one in posted],
+        "vector": [one.question.vector for one in posted],
+        "context_len": [one.question.context_len for one in posted],
+        "sink_mass": [one.question.sink_mass for one in posted],
+        "periodicity": [one.question.periodicity for one in posted],
     }
-    return pa.RecordBatch.from_arrays(
-        [pa.array([values.get(field.name)], type=field.type) for field in FINGERPRINTS], names=FINGERPRINTS.names
-    )
+    arrays = [
+        pa.array(said[field.name], type=field.type) if field.name in said else pa.nulls(len(posted), field.type)
+        for field in FINGERPRINTS
+    ]
+    return pa.RecordBatch.from_arrays(arrays, names=FINGERPRINTS.names)

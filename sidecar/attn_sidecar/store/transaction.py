@@ -14,7 +14,7 @@ from attn_core.classify import Classified, Classifier
 from attn_core.store import insert_fingerprints, max_id, record_source, upsert_requests
 from attn_core.wire import Batch, vectors_from_rows
 from attn_core.zones import ZONES
-from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint, Stored, row_from_posted
+from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint, Stored, rows_from_posted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +110,9 @@ def _write_rows(connection: sqlite3.Connection, prepared: PreparedGroup) -> tupl
             at_us=prepared.now_us,
         )
     answers: list[Callable[[], None]] = [partial(job.answer, None) for job in prepared.arrived]
-    for posted in prepared.posted:
-        stored = _insert_posted(connection, posted, now_us=prepared.now_us)
-        num_rows, num_new = num_rows + 1, num_new + stored
-        answers.append(partial(posted.answer, Stored(stored=stored)))
+    stored = _insert_posted(connection, prepared.posted, now_us=prepared.now_us)
+    num_rows, num_new = num_rows + len(stored), num_new + sum(stored)
+    answers += [partial(one.answer, Stored(stored=new)) for one, new in zip(prepared.posted, stored, strict=True)]
     committed = Committed(
         newest_id=max_id(connection),
         num_new=num_new,
@@ -135,20 +134,38 @@ def _furthest(arrived: Sequence[ArrivedBatch]) -> dict[bytes, Batch]:
     return furthest
 
 
-def _insert_posted(connection: sqlite3.Connection, posted: PostedFingerprint, *, now_us: int) -> bool:
-    classified = Classified(
-        zone_index=np.array([ZONES.index(posted.manifold.zone)], dtype=np.int8),
-        confidence=np.array([posted.manifold.confidence], dtype=np.float32),
-        cluster_id=np.array([posted.manifold.cluster_id], dtype=np.int32),
-    )
-    rows = row_from_posted(posted)
-    return bool(
+def _insert_posted(connection: sqlite3.Connection, posted: Sequence[PostedFingerprint], *, now_us: int) -> list[bool]:
+    """Whether each was new. All of a run in one go: what a statement costs is shared by whoever posts meanwhile."""
+    stored = _are_new(connection, posted)
+    by_run: dict[str | None, list[PostedFingerprint]] = {}
+    for one, is_new in zip(posted, stored, strict=True):
+        if is_new:
+            by_run.setdefault(one.run_id, []).append(one)
+    for run_id, those in by_run.items():
         insert_fingerprints(
             connection,
-            rows,
+            rows_from_posted(those),
             model_id=None,
             stored_at_us=now_us,
-            classified=classified,
-            run_id=posted.run_id,
+            classified=Classified(
+                zone_index=np.array([ZONES.index(one.manifold.zone) for one in those], dtype=np.int8),
+                confidence=np.array([one.manifold.confidence for one in those], dtype=np.float32),
+                cluster_id=np.array([one.manifold.cluster_id for one in those], dtype=np.int32),
+            ),
+            run_id=run_id,
         )
-    )
+    return stored
+
+
+def _are_new(connection: sqlite3.Connection, posted: Sequence[PostedFingerprint]) -> list[bool]:
+    """Whether (request_id, step) is neither held nor named before in this list."""
+    named: set[tuple[str, int]] = set()
+    new = []
+    for one in posted:
+        place = one.request_id, one.step
+        new.append(place not in named and connection.execute(_HELD, place).fetchone() is None)
+        named.add(place)
+    return new
+
+
+_HELD = "SELECT 1 FROM tokens JOIN request_numbers USING (request_no) WHERE request_id = ? AND step = ?"
