@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ MESSAGES_A_CLIENT = 64
 """Messages that wait for one client before it counts as too slow."""
 MAX_LAG_TOKENS = 32_768
 """If the live thread falls this far behind ingest it skips to the present, and says so."""
+_FULL_MESSAGES_A_S = 64
+"""Reading tokens back costs the interpreter three times what taking them in does: nobody reads 16,384 tokens a second,
+and ingest shall not wait for those who listen. What comes faster for longer is skipped, and said."""
 MAX_REQUEST_BATCHES = 1024
 """Batches of request events kept for the live thread; the store has them all."""
 _LOOP_TIMEOUT_S = 5.0
@@ -174,8 +178,15 @@ class LiveHub:
                 for message in request_messages(model_id, rows):
                     self._deliver(message, cursor=None)
             while self._at < newest and not self._stopping and reader.is_current():
-                self._at = self._advance(reader, at=self._at, newest=newest)
+                began_s, before = time.monotonic(), self._at
+                self._at = self._advance(reader, at=before, newest=newest)
                 self._health.recover(PART)
+                if self._subscribers and self._at - before >= TOKENS_A_MESSAGE:
+                    self._pause(until_s=began_s + 1 / _FULL_MESSAGES_A_S)
+
+    def _pause(self, *, until_s: float) -> None:
+        with self._bell:
+            self._bell.wait_for(lambda: self._stopping, max(0.0, until_s - time.monotonic()))
 
     def _advance(self, reader: Reader, *, at: int, newest: int) -> int:
         """Deliver the next tokens after `at`; returns the new place."""
