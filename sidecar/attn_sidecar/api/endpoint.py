@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -117,8 +117,6 @@ class Endpoint:
     body: type[msgspec.Struct] | None = None
     also_takes: tuple[str, ...] = ()
     """Further content types of the body."""
-    body_example: Any = None
-    answer_example: Mapping[str, Any] | None = field(default=None)
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[int, ...] = ()
     quick: Quick | None = None

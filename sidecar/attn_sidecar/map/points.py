@@ -110,11 +110,13 @@ class PointMap:
             (self._y, view.y0, view.y1),
             (at_us, view.start_us, view.end_us),
         ]
-        for values, low, high in bounds:
-            if low is not None:
-                inside &= values >= low
-            if high is not None:
-                inside &= values < high
+        # An edge past float32's range becomes infinite, which compares as it should.
+        with np.errstate(over="ignore"):
+            for values, low, high in bounds:
+                if low is not None:
+                    inside &= values >= low
+                if high is not None:
+                    inside &= values < high
         return np.flatnonzero(inside)
 
     def select(self, view: View, *, max_points: int | None) -> Selection:
