@@ -1,4 +1,4 @@
-"""Examples that OpenAPI shows: what to send to each endpoint, and what an answer looks like. The tests send them all."""
+"""Examples that OpenAPI shows: what to send to each endpoint and what comes back. The tests send them all."""
 
 from __future__ import annotations
 
