@@ -1,6 +1,7 @@
 """`/metrics`: parsed as Prometheus does, and held to what was really done."""
 
 import re
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -106,6 +107,20 @@ def test_health_and_the_run_are_there(client, sidecar, settings):
     assert value(samples, "attn_health_blocked") == 1
     assert value(samples, "attn_discovery_run_info", run_id="2026-01-10T04-02-11") == 1
     assert value(samples, "attn_discovery_clusters") == 2
+
+
+def test_the_operators_page_names_every_figure_and_no_other(client, settings):
+    publish_bundle(settings.discovery_dir)
+    client.post("/discovery/reload")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "sidecar.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(attn_[a-z_]+)", page))
+    text = client.get("/metrics").text
+    shown = {f"{f.name}_total" if f.type == "counter" else f.name for f in text_string_to_metric_families(text)}
+    shown = {name for name in shown if name.startswith("attn_")}
+    of_online = {name for name in shown if name.startswith("attn_online_")}
+    assert of_online
+    assert shown - of_online == {name for name in named if not name.startswith("attn_online_")}
+    assert {name for name in named if name.startswith("attn_online_")} <= of_online | {"attn_online_"}
 
 
 def test_live_clients_are_counted(client):
