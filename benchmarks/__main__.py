@@ -18,6 +18,7 @@ BENCHMARKS = (
     "kill_rounds",
     "fuzz_frames",
     "sidecar_soak",
+    "run_swaps",
 )
 
 
