@@ -125,9 +125,10 @@ def _p99(latencies: list[float]) -> float:
 
 def _figure(name: str, ours: list[float], theirs: list[float], *, num_rows: int) -> Figure:
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    target = "ratio <= 5" if name == "p99_s" else "shown"
     return Figure(
         name="run_swaps", figure=f"{name}_{num_rows}_points", value=statistics.median(ours), unit="s",
         peer="same load, no swap", peer_value=statistics.median(theirs), ratio=statistics.median(ratios),
-        ratio_min=min(ratios), ratio_max=max(ratios), target="ratio <= 5" if name == "p99_s" else "shown", machine=machine(), commit=commit(),
+        ratio_min=min(ratios), ratio_max=max(ratios), target=target, machine=machine(), commit=commit(),
         met=name != "p99_s" or statistics.median(ratios) <= 5.0,
     )  # fmt: skip
