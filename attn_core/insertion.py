@@ -8,7 +8,8 @@ as one blob that SQLite cuts up itself (measured in docs/decisions/0008).
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -28,6 +29,8 @@ it waits for no more than a part of a column."""
 _SIZES = (ROWS_A_STATEMENT, 16, 1)
 _VECTOR_BYTES = DIM * 4
 
+_REQUEST_NO, _ZONE_NO = 0, 1
+"""Places in `LaidOut.names`."""
 _SHARED = ("stored_at_us", "model_no", "classified_run_no")
 """Bound once a statement, as ?1 to ?3; the vectors are ?4."""
 _ALWAYS = (
@@ -45,49 +48,69 @@ def insert_fingerprints(
     stored_at_us: int,
     classified: Classified | None = None,
     run_id: str | None = None,
+    laid_out: Iterable[LaidOut] | None = None,
 ) -> int:
     """Insert rows of `attn_core.wire.FINGERPRINTS`; those whose (request_id, step) is held stay as they are.
 
     Returns how many were new. Columns other than the four that identify and measure (request_id, step, captured_at_us,
-    vector) may hold nulls. Does not commit; raises `sqlite3.Error`, and then some rows may be written: roll back.
+    vector) may hold nulls. `laid_out`, where given, is `lay_out` of these rows and answers, made beforehand by another
+    thread. Does not commit; raises `sqlite3.Error`, and then some rows may be written: roll back.
     """
     request_no = _request_numbers(connection, rows.column("request_id"))
-    answers: dict[str, npt.NDArray[Any]] = {}
-    if classified is not None:
-        number_of_zone = np.array([label_number(connection, zone) for zone in ZONES])
-        answers["zone_no"] = number_of_zone[classified.zone_index]
-        answers["zone_confidence"], answers["cluster_id"] = classified.confidence, classified.cluster_id
+    zone_numbers = None if classified is None else _zone_numbers(connection)[classified.zone_index]
     shared = (stored_at_us, _label_number_or_none(connection, model_id), _label_number_or_none(connection, run_id))
     before = connection.total_changes
-    for start in range(0, rows.num_rows, _ROWS_A_PART):
-        part = slice(start, start + _ROWS_A_PART)
-        of_part = {name: values[part] for name, values in answers.items()}
-        _insert_part(connection, rows.slice(start, _ROWS_A_PART), {"request_no": request_no[part], **of_part}, shared)
+    start = 0
+    for part in lay_out(rows, classified) if laid_out is None else laid_out:
+        width, values, end = len(part.names), part.values, start + part.num_rows
+        values[_REQUEST_NO::width] = request_no[start:end].tolist()
+        if zone_numbers is not None:
+            values[_ZONE_NO::width] = zone_numbers[start:end].tolist()
+        for first, count in _statements(part.num_rows):
+            blob = part.vectors[first * _VECTOR_BYTES : (first + count) * _VECTOR_BYTES]
+            of_rows = values[first * width : (first + count) * width]
+            connection.execute(_sql(part.names, count), (*shared, blob, *of_rows))
+        start = end
     return connection.total_changes - before
 
 
-def _insert_part(
-    connection: sqlite3.Connection,
-    rows: pa.RecordBatch,
-    numbers: Mapping[str, npt.NDArray[Any]],
-    shared: tuple[int, int | None, int | None],
-) -> None:
-    columns: dict[str, Sequence[Any]] = {name: values.tolist() for name, values in numbers.items()}
-    for name in _ALWAYS:
-        columns[name] = rows.column(name).to_pylist()
-    if any(rows.column(name).null_count < rows.num_rows for name in _TOPK):
-        columns["topk_positions"] = _blobs(rows.column("topk_positions"), "<i4")
-        columns["topk_probs"] = _blobs(rows.column("topk_probs"), "<f4")
-        columns["residual_mass"] = rows.column("residual_mass").to_pylist()
-    vectors = np.ascontiguousarray(vectors_from_rows(rows), dtype="<f4").tobytes()
-    width = len(columns)
-    flat: list[Any] = [None] * (rows.num_rows * width)
-    for place, values in enumerate(columns.values()):
-        flat[place::width] = values
-    names = tuple(columns)
-    for start, count in _statements(rows.num_rows):
-        blob = vectors[start * _VECTOR_BYTES : (start + count) * _VECTOR_BYTES]
-        connection.execute(_sql(names, count), (*shared, blob, *flat[start * width : (start + count) * width]))
+@dataclass(frozen=True, kw_only=True)
+class LaidOut:
+    """Some rows as SQLite's statements take them, but for the numbers that only the database knows."""
+
+    names: tuple[str, ...]
+    """Columns in order: `request_no`, then `zone_no` where there are answers, then the others."""
+    values: list[Any]
+    """Row after row; None where a number will stand."""
+    vectors: bytes
+    num_rows: int
+
+
+def lay_out(rows: pa.RecordBatch, classified: Classified | None) -> Iterator[LaidOut]:
+    """The rows in parts of `_ROWS_A_PART`. Needs no database, so that another thread can do it ahead."""
+    for start in range(0, rows.num_rows, _ROWS_A_PART):
+        some, part = rows.slice(start, _ROWS_A_PART), slice(start, start + _ROWS_A_PART)
+        nothing = [None] * some.num_rows
+        columns: dict[str, Sequence[Any]] = {"request_no": nothing}
+        if classified is not None:
+            columns["zone_no"] = nothing
+            columns["zone_confidence"] = classified.confidence[part].tolist()
+            columns["cluster_id"] = classified.cluster_id[part].tolist()
+        for name in _ALWAYS:
+            columns[name] = some.column(name).to_pylist()
+        if any(some.column(name).null_count < some.num_rows for name in _TOPK):
+            columns["topk_positions"] = _blobs(some.column("topk_positions"), "<i4")
+            columns["topk_probs"] = _blobs(some.column("topk_probs"), "<f4")
+            columns["residual_mass"] = some.column("residual_mass").to_pylist()
+        flat: list[Any] = [None] * (some.num_rows * len(columns))
+        for place, values in enumerate(columns.values()):
+            flat[place :: len(columns)] = values
+        vectors = np.ascontiguousarray(vectors_from_rows(some), dtype="<f4").tobytes()
+        yield LaidOut(names=tuple(columns), values=flat, vectors=vectors, num_rows=some.num_rows)
+
+
+def _zone_numbers(connection: sqlite3.Connection) -> npt.NDArray[np.int64]:
+    return np.array([label_number(connection, zone) for zone in ZONES], dtype=np.int64)
 
 
 def label_number(connection: sqlite3.Connection, label: str) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from attn_core.classify import Classified, Classifier
+from attn_core.insertion import LaidOut, lay_out
 from attn_core.store import insert_fingerprints, max_id, record_source, upsert_requests
 from attn_core.wire import Batch, vectors_from_rows
 from attn_core.zones import ZONES
@@ -25,6 +26,8 @@ class PreparedGroup:
     now_us: int
     tokens: list[tuple[str, pa.RecordBatch, Classified]]
     """(model_id, rows, answers), one for each model."""
+    laid_out: list[list[LaidOut]]
+    """Each of `tokens` as SQLite takes it: made beside the transaction under way, not inside this one."""
     requests: list[tuple[str, pa.RecordBatch]]
     arrived: list[ArrivedBatch]
     posted: list[PostedFingerprint]
@@ -49,6 +52,7 @@ def prepare(jobs: Sequence[ArrivedBatch | PostedFingerprint], *, classifier: Cla
         run_id=classifier.run_id,
         now_us=now_us,
         tokens=tokens,
+        laid_out=[list(lay_out(rows, classified)) for _, rows, classified in tokens],
         requests=requests,
         arrived=arrived,
         posted=[job for job in jobs if isinstance(job, PostedFingerprint)],
@@ -88,7 +92,7 @@ def probe(connection: sqlite3.Connection) -> None:
 
 def _write_rows(connection: sqlite3.Connection, prepared: PreparedGroup) -> tuple[Committed, list[Callable[[], None]]]:
     num_rows = num_new = 0
-    for model_id, rows, classified in prepared.tokens:
+    for (model_id, rows, classified), laid_out in zip(prepared.tokens, prepared.laid_out, strict=True):
         num_rows += rows.num_rows
         num_new += insert_fingerprints(
             connection,
@@ -97,6 +101,7 @@ def _write_rows(connection: sqlite3.Connection, prepared: PreparedGroup) -> tupl
             stored_at_us=prepared.now_us,
             classified=classified,
             run_id=prepared.run_id,
+            laid_out=laid_out,
         )
     for model_id, rows in prepared.requests:
         upsert_requests(connection, rows, model_id=model_id)
