@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -79,6 +80,7 @@ class Sidecar:
                 health=self.health,
                 now_us=now_us,
                 bounds=settings.online_bounds,
+                on_ask=lambda request: self.live.announce({"kind": "drift", **asdict(request)}),
             )
             if settings.online
             else None

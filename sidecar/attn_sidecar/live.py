@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ and ingest shall not wait for those who listen. What comes faster for longer is 
 MAX_REQUEST_BATCHES = 1024
 """Batches of request events kept for the live thread; the store has them all."""
 _LOOP_TIMEOUT_S = 5.0
+MAX_NOTICES = 1024
+"""Notices (runs, drift) kept for clients that come back."""
 
 
 @dataclass(eq=False)
@@ -75,6 +78,11 @@ def request_messages(model_id: str, rows: pa.RecordBatch) -> list[bytes]:
     return messages
 
 
+def notice_message(message: dict[str, object], *, notice: int) -> bytes:
+    """A notice as it is sent: the message and its number."""
+    return msgspec.json.encode({**message, "notice": notice})
+
+
 class LiveHub:
     """Fans commits out to subscribers. Loop-side state (`cursor`, subscribers) is touched on the event loop only."""
 
@@ -93,6 +101,9 @@ class LiveHub:
         self.cursor = 0
         """The id up to which every subscriber has been given everything."""
         self.num_dropped_clients = 0
+        self._notices: deque[tuple[int, str | None, bytes]] = deque(maxlen=MAX_NOTICES)
+        self.notice = self.began_at_us = time.time_ns() // 1000
+        """The newest notice's number: UTC microseconds, so that it goes on growing over restarts."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin at the store's newest token, or at the first if the store cannot be read now."""
@@ -149,7 +160,27 @@ class LiveHub:
 
     def announce_run(self, run_id: str | None) -> None:
         """Tell everyone that another run is served. Any thread may call."""
-        self._on_loop(lambda: self.broadcast(msgspec.json.encode({"kind": "run", "run_id": run_id})))
+        self.announce({"kind": "run", "run_id": run_id})
+
+    def announce(self, message: dict[str, object]) -> None:
+        """Tell everyone, and keep it for those who come back. Any thread may call."""
+
+        def tell() -> None:
+            self.notice = max(self.notice + 1, time.time_ns() // 1000)
+            run_id = message.get("run_id") if message["kind"] == "run" else None
+            body = notice_message(message, notice=self.notice)
+            self._notices.append((self.notice, None if run_id is None else str(run_id), body))
+            self.broadcast(body)
+
+        self._on_loop(tell)
+
+    def notices_after(self, notice: int) -> list[bytes]:
+        """What was announced after this number, oldest first. On the event loop."""
+        return [body for number, _, body in self._notices if number > notice]
+
+    def announced_runs(self) -> set[str]:
+        """The runs among the notices that are kept. On the event loop."""
+        return {run_id for _, run_id, _ in self._notices if run_id is not None}
 
     def _run(self) -> None:
         while not self._stopping:

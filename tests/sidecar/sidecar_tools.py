@@ -161,6 +161,12 @@ def publish_bundle(
     return bundle.publish(folder, run_id=run_id, manifest={"model_id": "demo-model", **(manifest or {})}, write=write)
 
 
+def without_notice(message):
+    """A message of `/events` without the number that it has among the notices."""
+    assert message.pop("notice") > 0
+    return message
+
+
 class Sender:
     """A DEALER as the publisher is one: numbers batches, keeps what is not acknowledged."""
 

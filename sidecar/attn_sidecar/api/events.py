@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import anyio
+import anyio.to_thread
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from attn_core.bundle import SCHEMA_VERSION
 from attn_core.errors import StoreError
 from attn_sidecar.discovery import Discovery
-from attn_sidecar.live import TOKENS_A_MESSAGE, LiveHub, Subscriber, tokens_message
+from attn_sidecar.live import TOKENS_A_MESSAGE, LiveHub, Subscriber, notice_message, tokens_message
 from attn_sidecar.store.reader import ReadPool
 
 POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
@@ -28,15 +29,18 @@ class Events:
 
     async def serve(self, socket: WebSocket) -> None:
         """Say hello, send what came after the cursor, then whatever comes."""
-        text = socket.query_params.get("after")
-        if text is not None and not (text.isascii() and text.isdigit() and len(text) <= 18):
-            await socket.close(POLICY_VIOLATION, "after is a cursor: a whole number")
-            return
+        text, notice = socket.query_params.get("after"), socket.query_params.get("after_notice")
+        for name, said in (("after", text), ("after_notice", notice)):
+            if said is not None and not (said.isascii() and said.isdigit() and len(said) <= 18):
+                await socket.close(POLICY_VIOLATION, f"{name} is a cursor: a whole number")
+                return
         await socket.accept()
         subscriber = None if text is not None else self._live.subscribe()
         now = self._live.cursor
         # A cursor beyond ours is of another database: begin at the present.
         cursor = now if text is None else min(int(text), now)
+        seen = self._live.notice if notice is None else int(notice)
+        missed = [] if subscriber is None else self._live.notices_after(seen)
         async with anyio.create_task_group() as tasks:
 
             async def listen() -> None:
@@ -44,16 +48,25 @@ class Events:
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(listen)
-            await self._talk(socket, cursor=cursor, subscriber=subscriber)
+            await self._talk(socket, cursor=cursor, subscriber=subscriber, seen=seen, missed=missed)
             tasks.cancel_scope.cancel()
 
-    async def _talk(self, socket: WebSocket, *, cursor: int, subscriber: Subscriber | None) -> None:
+    async def _talk(
+        self, socket: WebSocket, *, cursor: int, subscriber: Subscriber | None, seen: int, missed: list[bytes]
+    ) -> None:
         try:
             run_id = self._discovery.served.run_id
-            hello = {"kind": "hello", "cursor": cursor, "run_id": run_id, "schema_version": SCHEMA_VERSION}
-            await _send(socket, msgspec.json.encode(hello))
+            hello = {"kind": "hello", "cursor": cursor, "notice": seen, "run_id": run_id}
+            await _send(socket, msgspec.json.encode({**hello, "schema_version": SCHEMA_VERSION}))
+            if seen < self._live.began_at_us:
+                for message in await self._before_the_start(seen):
+                    await _send(socket, message)
             if subscriber is None:
                 subscriber = await self._catch_up(socket, cursor)
+                # In the same turn of the loop as the subscription: nothing comes between.
+                missed = self._live.notices_after(seen)
+            for message in missed:
+                await _send(socket, message)
             await self._relay(socket, subscriber)
         except StoreError as error:
             await socket.close(TRY_AGAIN_LATER, str(error)[:120])
@@ -76,6 +89,17 @@ class Events:
                 await _send(socket, tokens_message(tokens))
             cursor = tokens[-1].id if tokens else up_to
         return self._live.subscribe()
+
+    async def _before_the_start(self, seen: int) -> list[bytes]:
+        """The runs that were published after this notice while no sidecar was there to say so, from their folder."""
+        told = self._live.announced_runs()
+        published = await anyio.to_thread.run_sync(self._discovery.published)
+        found = [
+            (int(manifest["published_at_us"]), run_id)
+            for run_id, manifest in published.items()
+            if seen < manifest["published_at_us"] <= self._live.began_at_us and run_id not in told
+        ]
+        return [notice_message({"kind": "run", "run_id": run_id}, notice=at_us) for at_us, run_id in sorted(found)]
 
     async def _relay(self, socket: WebSocket, subscriber: Subscriber) -> None:
         async with anyio.create_task_group() as tasks:

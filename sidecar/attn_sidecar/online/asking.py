@@ -49,7 +49,15 @@ def has_cleared(*, novelty_excess: Interval | None, drift: Interval | None, boun
 class Asker:
     """Keeps the request in the discovery folder as it should be. Used on one thread."""
 
-    def __init__(self, folder: Path, *, health: HealthBoard, now_us: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        health: HealthBoard,
+        now_us: Callable[[], int],
+        on_ask: Callable[[EarlyRun], None] = lambda _: None,
+    ) -> None:
+        self._on_ask = on_ask
         self._folder = folder
         self._health = health
         self._now_us = now_us
@@ -87,6 +95,7 @@ class Asker:
         if self._try(lambda: early_run.ask(self._folder, request)):
             log_event(_LOG, logging.WARNING, "online.early_run_asked", run_id=run_id, reason=reason, evidence=evidence)
             self.standing = request
+            self._on_ask(request)
 
     def _try(self, action: Callable[[], None]) -> bool:
         try:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from attn_core.baseline import FILE_NAME, Baseline, baseline_from_answers
+from attn_core.early_run import EarlyRun
 from attn_core.errors import BundleError
 from attn_core.features import NUM_FEATURES, features_from_vectors
 from attn_core.wire import vectors_from_rows
@@ -75,11 +76,12 @@ class OnlineFollower:
         health: HealthBoard,
         now_us: Callable[[], int],
         bounds: Bounds | None = None,
+        on_ask: Callable[[EarlyRun], None] = lambda _: None,
     ) -> None:
         self._served = served
         self._bounds = bounds or Bounds()
         self._health = health
-        self._asker = Asker(folder, health=health, now_us=now_us)
+        self._asker = Asker(folder, health=health, now_us=now_us, on_ask=on_ask)
         self._changed = threading.Condition()
         self._waiting: list[Committed] = []
         self._num_waiting = 0
