@@ -1,5 +1,6 @@
 """`--online`: novelty and drift with their intervals, followed prototypes, and the request for an early run."""
 
+import dataclasses
 import json
 import time
 
@@ -78,6 +79,18 @@ def test_drift_is_what_the_points_have_moved():
     assert strong.low > 0.5
 
 
+def test_the_runs_own_mean_is_not_taken_for_the_truth():
+    """25 held-out rows put it a fifth of a radius off: no drift of what came later."""
+    sure = baseline()
+    off = sure.mean.copy()
+    off[:, 2] += np.sqrt(sure.scatter / 25)
+    few = dataclasses.replace(sure, num_claimed=np.array([25, 25]), mean=off)
+    squares = [departure_of(*clustered(160, seed=s, request_spread=0.0), of=few).drift().value ** 2 for s in range(4)]
+    assert np.mean(squares) < 0.01
+    certain = dataclasses.replace(few, num_claimed=np.array([10**6, 10**6]))
+    assert departure_of(*clustered(160, seed=1, request_spread=0.0), of=certain).drift().value > 0.15
+
+
 def test_more_unclaimed_points_than_expected_are_an_excess():
     found = departure_of(*clustered(160, seed=3, unclaimed=0.6))
     assert found.expected_novelty() == pytest.approx(0.1, abs=0.05)
@@ -101,9 +114,8 @@ def test_what_is_old_is_forgotten():
     assert found.novelty() < 0.02
 
 
-def test_prototypes_follow_and_the_served_ones_stay():
-    features, clusters, _ = clustered(40, seed=1, unclaimed=0.0, moved=0.5)
-    arrays = ClassifierArrays(
+def two_prototypes():
+    return ClassifierArrays(
         **{
             **vars(no_clusters()),
             "prototypes": np.array([np.zeros(NUM_FEATURES), np.eye(NUM_FEATURES)[0] * 10], dtype=np.float32),
@@ -113,6 +125,24 @@ def test_prototypes_follow_and_the_served_ones_stay():
             "cluster_zone_lift": np.ones((2, 5), np.float32),
         }
     )
+
+
+def test_a_point_moves_a_prototype_of_its_own_cluster_only():
+    """Nearest to the other cluster's prototype, and given to this one on arrival: it counts as being elsewhere."""
+    followed = FollowedPrototypes(two_prototypes())
+    point = np.zeros((1, NUM_FEATURES))
+    point[0, 0] = 8.0
+    followed.take(point, cluster_ids=np.array([0]))
+    assert followed.positions[0, 0] == pytest.approx(8.0 / 21)
+    assert followed.positions[1, 0] == 10.0
+    assert followed.elsewhere() == 1.0
+    followed.take(point, cluster_ids=np.array([-1]))
+    assert followed.positions[0, 0] == pytest.approx(8.0 / 21)
+
+
+def test_prototypes_follow_and_the_served_ones_stay():
+    features, clusters, _ = clustered(40, seed=1, unclaimed=0.0, moved=0.5)
+    arrays = two_prototypes()
     before = arrays.prototypes.copy()
     followed = FollowedPrototypes(arrays)
     assert followed.shift() is None
