@@ -7,8 +7,12 @@ import json
 import logging
 import sys
 import time
+import traceback
+
+from attn_core.errors import AttnError
 
 _ROOT, _UVICORN = "attn_sidecar", "uvicorn"
+_MAX_LINES = 200
 
 
 def logger_named(part: str) -> logging.Logger:
@@ -38,13 +42,28 @@ class EventFormatter(logging.Formatter):
         if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
             # What was still being answered when the time to stop was over: no fault, so no traceback.
             event = "http.cut_off"
-        elif record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
+        elif record.exc_info and record.exc_info[1] is not None:
+            fields["traceback"] = _places(record.exc_info[1])
         if self._as_json:
             line = {"at": at, "level": record.levelname.lower(), "part": record.name, "event": event, **fields}
             return json.dumps(line, default=str)
         tail = " ".join(f"{name}={value}" for name, value in fields.items())
         return f"{at} {record.levelname:<7} {event}" + (f"  {tail}" if tail else "")
+
+
+def _places(error: BaseException) -> str:
+    """Which error, raised where, and what it came from; not its words, which may quote what was sent."""
+    lines = []
+    while True:
+        for frame in traceback.extract_tb(error.__traceback__):
+            lines.append(f"  {frame.filename}:{frame.lineno} in {frame.name}")
+        told = isinstance(error, AttnError | OSError)
+        lines.append(f"{type(error).__name__}: {error}" if told else type(error).__name__)
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause is None or len(lines) > _MAX_LINES:
+            return "\n".join(lines)
+        lines.append("from:")
+        error = cause
 
 
 def configure_logging(log_format: str) -> None:

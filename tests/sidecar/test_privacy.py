@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import logging
 import re
 import sqlite3
+import sys
 
 import pyarrow as pa
 import pytest
@@ -15,6 +17,7 @@ from starlette.testclient import TestClient
 
 from attn_core import wire
 from attn_sidecar.app import Sidecar, create_app
+from attn_sidecar.logs import EventFormatter
 from attn_sidecar.privacy import without_content
 from attn_sidecar.settings import Settings
 
@@ -174,3 +177,24 @@ def test_the_flag_reaches_a_real_sidecar_and_its_log_tells_nothing(start_process
     sidecar.stop()
     assert SECRET not in str(sidecar.log)
     assert SECRET.encode() not in sidecar.db.read_bytes()
+
+
+def test_an_unforeseen_error_is_logged_without_its_words():
+    """Which and where, so that it can be mended; what it says may quote a body."""
+
+    def fault():
+        try:
+            json.loads(SECRET)
+        except ValueError as error:
+            raise KeyError(SECRET) from error
+
+    for log_format in ("text", "json"):
+        try:
+            fault()
+        except KeyError:
+            record = logging.LogRecord("uvicorn.error", logging.ERROR, "", 1, "fault", None, sys.exc_info())
+        line = EventFormatter(log_format).format(record)
+        assert SECRET not in line
+        assert "KeyError" in line
+        assert "JSONDecodeError" in line
+        assert "in fault" in line
