@@ -4,6 +4,8 @@
 """
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 import requests
@@ -16,6 +18,7 @@ from sidecar_tools import SidecarProcess, publish_bundle, random_rows
 from attn_core import wire
 from attn_sidecar.api.batch import MAX_BATCH_BYTES
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 RUN_ID = "2026-01-10T04-02-11"
 NUM_EXAMPLES = int(os.environ.get("ATTN_SCHEMATHESIS_EXAMPLES", "25"))
 NOT_CHECKED = [positive_data_acceptance]
@@ -71,6 +74,21 @@ def test_ids_of_operations_are_unique_and_every_answer_is_described(sidecar):
     assert len(set(ids)) == len(ids)
     assert document["openapi"].startswith("3.1")
     assert MAX_BATCH_BYTES == 16 << 20
+
+
+def test_the_docs_name_every_endpoint_and_no_other(sidecar):
+    """Each operation stands in a page, and each curl of http.md asks for a path that exists."""
+    paths = sidecar.client.get("/openapi.json").json()["paths"]
+    pages = "".join(
+        (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("http", "getting-started", "sidecar")
+    )
+    for path in paths:
+        assert path.split("{")[0].rstrip("/") in pages, path
+    asked = re.findall(r"curl -s '?localhost:9009(/[^ ?']*)", (DOCS / "http.md").read_text(encoding="utf-8"))
+    known = [re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)) for path in paths]
+    assert len(asked) > 12
+    for path in asked:
+        assert any(re.fullmatch(pattern, path) for pattern in known), path
 
 
 def test_what_a_generator_makes_of_it_brings_no_fault(sidecar):

@@ -7,6 +7,8 @@ import pytest
 from sidecar_tools import START_US, publish_bundle, random_rows, request_row
 
 from attn_core.store import HOUR_US, open_writer, record_run
+from attn_sidecar.store.history import hour_counts
+from attn_sidecar.store.reader import Reader
 
 FIRST, SECOND, FAILED = "2026-01-10T04-02-11", "2026-01-10T05-00-00", "2026-01-10T06-00-00"
 HOUR_START_US = START_US // HOUR_US * HOUR_US
@@ -53,6 +55,18 @@ def test_an_empty_store_has_no_hours(client):
 def test_a_range_that_is_none(client, query):
     answer = client.get(f"/zones/timeline?{query}")
     assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[1]) == (422, "query-invalid")
+
+
+def test_the_hours_are_found_by_their_index_and_in_privacy_mode_too(hours, settings):
+    """In privacy mode the tables are views, in which the index must still be used."""
+    for privacy in (False, True):
+        with closing(Reader(settings.db, privacy=privacy)) as reader:
+            [plan, *_] = reader.rows(
+                "EXPLAIN QUERY PLAN SELECT count(*), total(zone_confidence) FROM tokens "
+                "WHERE captured_at_us >= 1 AND captured_at_us < 2 GROUP BY captured_at_us / 5, model_no"
+            )
+            assert "tokens_captured_at" in str(plan[3])
+            assert sum(one.num_fingerprints for one in hour_counts(reader, from_us=0, to_us=2**60)) == 40
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def endpoints(discovery: Discovery, *, writer: Writer, now_us: Callable[[], int]
     ]
 
 
-def _rows_from_json(bodies: Sequence[ClassifyBody] | Sequence[FingerprintBody]) -> Rows:
+def _rows_from_json(bodies: Sequence[ClassifyBody | FingerprintBody]) -> Rows:
     for row, body in enumerate(bodies):
         if len(body.vector) != DIM:
             raise vector_problem(f"row {row}: vector has {len(body.vector)} numbers; a fingerprint has {DIM}")

@@ -153,7 +153,8 @@ class PointMap:
     @property
     def cluster_ids(self) -> npt.NDArray[np.int32]:
         """The cluster of each point, -1 for none: [m]."""
-        return np.array(self._cluster_ids, dtype=np.int32)[self._cluster_codes]
+        ids: npt.NDArray[np.int32] = np.array(self._cluster_ids, dtype=np.int32)[self._cluster_codes]
+        return ids
 
     def place_of_point(self, point: int) -> int | None:
         """Where the point of this number stands by rank, None where there is none."""

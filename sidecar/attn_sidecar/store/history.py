@@ -47,7 +47,7 @@ def hour_counts(reader: Reader, *, from_us: int, to_us: int) -> list[HourCount]:
         SELECT t.hour_us, m.label, z.label, t.cluster_id, t.num, t.confidence FROM (
             SELECT captured_at_us / ?1 * ?1 AS hour_us, model_no, zone_no, cluster_id, count(*) AS num,
                 total(zone_confidence) AS confidence
-            FROM tokens INDEXED BY tokens_captured_at WHERE captured_at_us >= ?2 AND captured_at_us < ?3
+            FROM tokens WHERE captured_at_us >= ?2 AND captured_at_us < ?3
             GROUP BY 1, 2, 3, 4
         ) AS t
         LEFT JOIN labels m ON m.label_no = t.model_no LEFT JOIN labels z ON z.label_no = t.zone_no
