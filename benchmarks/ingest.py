@@ -50,10 +50,12 @@ def run(*, rows: int | None, as_json: bool) -> bool:
     with running_sidecar() as sidecar:
 
         def ours() -> float:
-            num_rows, taken_s = send(sidecar.zmq, templates, name=f"r{len(acknowledged)}", seconds=round_s)
-            acknowledged.append(num_rows)
+            sent = send(sidecar.zmq, templates, name=f"r{len(acknowledged)}", seconds=round_s)
+            if sent.missed:
+                raise SystemExit(f"ingest: {sent.missed} batches were not acknowledged")
+            acknowledged.append(sent.rows)
             memory_bytes.append(resident_bytes(sidecar.pid))
-            return num_rows / taken_s
+            return sent.rows / sent.seconds
 
         measured = pairs(ours, lambda: _sqlite_alone(templates))
         with closing(sqlite3.connect(sidecar.database)) as connection:

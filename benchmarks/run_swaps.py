@@ -52,7 +52,7 @@ async def _latencies(url: str, body: bytes, *, over: threading.Event) -> list[fl
     return found
 
 
-def _republish(source: Bundle, folder: Path, *, run_id: str, num_rows: int) -> None:
+def republish(source: Bundle, folder: Path, *, run_id: str, num_rows: int) -> None:
     """The same run under another id, its points repeated up to this many."""
 
     def write(directory: Path) -> None:
@@ -107,7 +107,7 @@ def run(*, rows: int | None, as_json: bool) -> bool:
         folder, start = sidecar.database.parent / "discovery_outputs", datetime.now(UTC)
         ids = [run_id_from_time(start + timedelta(seconds=k)) for k in range(2)]
         for run_id in ids:
-            _republish(source, folder, run_id=run_id, num_rows=num_rows)
+            republish(source, folder, run_id=run_id, num_rows=num_rows)
         for _ in range(PAIRS):
             quiet.append(_round(sidecar, body, prepared=[], folder=folder))
             busy.append(_round(sidecar, body, prepared=ids * (SWAPS_A_ROUND // 2), folder=folder))

@@ -35,7 +35,7 @@ _BACKLOG = 2048
 _GRACE_S = 1
 _SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter from one that waits for it. At Python's 5 ms an answer waits for ingest's
-threads, and the writing thread for the others between two statements: ingest was a quarter slower."""
+threads, and the writing thread for the others between two statements."""
 _MAX_HEARD_BYTES = 4096
 """Of one message of a WebSocket's client: nothing that it says is needed."""
 _TICKS_A_SECOND = 10

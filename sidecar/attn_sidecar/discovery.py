@@ -1,4 +1,4 @@
-"""What discovery published, as it is served: verified, loaded whole, and swapped in one assignment.
+"""What discovery published, as it is served: verified, its points memory-mapped, and swapped in one assignment.
 
 A bundle that is missing, torn or of another version changes nothing: what is served stays, and `/discovery/status` and
 `/health` say why.

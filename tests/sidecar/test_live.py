@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import msgspec
 import pytest
@@ -163,3 +164,17 @@ def test_a_hub_that_fell_behind_says_what_it_skipped(client, sender, monkeypatch
         tokens, cursor = tokens_of(socket, 1)
     assert message == {"kind": "gap", "cursor": 150, "skipped_after": 0, "num_skipped": 150}
     assert (tokens[0]["request_id"], cursor) == ("new", 151)
+
+
+def test_listeners_are_paced_and_the_last_few_tokens_are_not(client, sender, monkeypatch):
+    """A full message waits its share of a second, so that reading back cannot crowd out taking in; the rest goes on."""
+    held_s = []
+    monkeypatch.setattr(LiveHub, "_pause", lambda _, *, until_s: held_s.append(until_s - time.monotonic()))
+    with client.websocket_connect("/events") as socket:
+        socket.receive_json()
+        sender.send(random_rows(2 * live.TOKENS_A_MESSAGE + 8, request_id="heard"))
+        tokens_of(socket, 2 * live.TOKENS_A_MESSAGE + 8)
+        sender.send(random_rows(1, request_id="last"))
+        tokens_of(socket, 1)
+    assert len(held_s) == 2
+    assert all(held <= 1 / 64 for held in held_s)

@@ -1,6 +1,9 @@
 """`/points`: fair at every size, nested, small on the wire, and the same for every view of it."""
 
+import errno
+import gc
 import json
+import tempfile
 
 import numpy as np
 import pyarrow as pa
@@ -122,6 +125,31 @@ def test_more_points_contain_fewer_and_the_counts_are_of_all(two_runs, settings,
         assert sum(one["num_points"] for one in strata) == len(inside)
         assert sum(one["num_returned"] for one in strata) == len(points)
         before = points
+
+
+def test_points_lie_in_a_mapped_file_and_not_on_the_heap(tmp_path):
+    """What Arrow holds on the heap for a map does not grow with its points, and nothing is left in the folder."""
+    folder = publish_bundle(tmp_path / "runs", num_points=20_000)
+    before = pa.total_allocated_bytes()
+    points = PointMap.load(folder, run_id=FIRST)
+    gc.collect()
+    held = pa.total_allocated_bytes() - before
+    assert points.columns.nbytes > 20_000 * 30
+    assert held < points.columns.nbytes / 10
+    assert points.columns.equals(PointMap.load(folder, run_id=FIRST).columns)
+
+
+def test_a_full_temporary_folder_does_not_refuse_a_run(tmp_path, monkeypatch, caplog):
+    folder = publish_bundle(tmp_path / "runs", num_points=50)
+    mapped = PointMap.load(folder, run_id=FIRST)
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    plain = PointMap.load(folder, run_id=FIRST)
+    assert plain.columns.equals(mapped.columns)
+    assert "discovery.not_mapped" in caplog.text
 
 
 def test_a_rare_zone_is_seen_on_a_small_map(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attn_core.zones import ZONES
+from attn_sidecar.map.mapped import mapped
 from attn_sidecar.map.ranking import keys_of, order_of
 
 ROWS_A_BATCH = 65_536
@@ -79,7 +80,7 @@ class PointMap:
     def load(cls, path: Path, *, run_id: str) -> PointMap:
         """The map in a bundle's directory; raises `KeyError`, `ValueError`, `OSError` or an Arrow error."""
         table = pq.read_table(path / "embeddings.parquet", read_dictionary=["request_id", "token_text"])
-        return cls(_ranked(table.combine_chunks(), model_by_request=_models(path)), run_id=run_id)
+        return cls(mapped(_ranked(table.combine_chunks(), model_by_request=_models(path))), run_id=run_id)
 
     def without_texts(self) -> PointMap:
         """The same map, with null for every token's text."""
