@@ -1,7 +1,7 @@
 """`ingest`: fingerprints/s from ZMQ to committed and acknowledged, four sources at once, against SQLite alone.
 
-Rounds of sending and rounds of SQLite alone take turns, over one sidecar and one database: with the default of 12 s a
-round the five make a minute. What was acknowledged is counted in the database afterwards; the sidecar's memory is
+The sidecar serves the demo's run, so that each row is also classified against its clusters. Rounds of sending and rounds
+of SQLite alone take turns, over one sidecar and one database: with the default of 12 s a round the five make a minute. What was acknowledged is counted in the database afterwards; the sidecar's memory is
 read at the end of each round.
 """
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 from attn_core.store import insert_fingerprints, open_writer
 from benchmarks.ingest_load import ROWS_PER_BATCH, renamed, row_templates, send
 from benchmarks.measure import Figure, figure_from_limit, figure_from_pairs, pairs, report
+from benchmarks.republished import serve_demo_run
 from benchmarks.sidecar_process import resident_bytes, running_sidecar
 
 ROUND_S = 12.0
@@ -48,6 +49,7 @@ def run(*, rows: int | None, as_json: bool) -> bool:
     acknowledged: list[int] = []
     memory_bytes: list[int] = []
     with running_sidecar() as sidecar:
+        serve_demo_run(sidecar, num_points=1000)
 
         def ours() -> float:
             sent = send(sidecar.zmq, templates, name=f"r{len(acknowledged)}", seconds=round_s)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import statistics
 import threading
 import time
@@ -12,17 +11,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from attn_core.bundle import LATEST, Bundle, open_bundle, publish, run_id_from_time
-from attn_core.errors import BundleError
+from attn_core.bundle import LATEST, run_id_from_time
 from attn_core.wire import vectors_from_rows
 from benchmarks.captured import captured_table
 from benchmarks.measure import PAIRS, Figure, commit, machine, report
+from benchmarks.republished import demo_run, republish
 from benchmarks.sidecar_process import RunningSidecar, running_sidecar
 
-PUBLISHED = Path(__file__).resolve().parent.parent / "data" / "discovery_outputs"
 CONNECTIONS = 8
 SWAPS_A_ROUND = 10
 ROUND_S = 4.0
@@ -50,19 +46,6 @@ async def _latencies(url: str, body: bytes, *, over: threading.Event) -> list[fl
 
     await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
     return found
-
-
-def republish(source: Bundle, folder: Path, *, run_id: str, num_rows: int) -> None:
-    """The same run under another id, its points repeated up to this many."""
-
-    def write(directory: Path) -> None:
-        for name in source.manifest["files"]:
-            shutil.copyfile(source.path / name, directory / name)
-        points = source.table("embeddings")
-        copies = -(-num_rows // points.num_rows)
-        pq.write_table(pa.concat_tables([points] * copies).slice(0, num_rows), directory / "embeddings.parquet")
-
-    publish(folder, run_id=run_id, manifest=dict(source.manifest), write=write)
 
 
 def _round(sidecar: RunningSidecar, body: bytes, *, prepared: list[str], folder: Path) -> list[float]:
@@ -94,10 +77,7 @@ def _round(sidecar: RunningSidecar, body: bytes, *, prepared: list[str], folder:
 def run(*, rows: int | None, as_json: bool) -> bool:
     """Measure and report; a pause would show as a slowest answer that is many times the quiet one."""
     num_rows = rows or DEFAULT_ROWS
-    try:
-        source = open_bundle(PUBLISHED / LATEST)
-    except BundleError as error:
-        raise SystemExit(f"run_swaps: {error}: run make demo ONCE=1 first") from error
+    source = demo_run()
     token = captured_table().slice(0, 1).combine_chunks().to_batches()[0]
     known = {name: token.column(name)[0].as_py() for name in ("context_len", "sink_mass", "periodicity")}
     body = json.dumps({"vector": vectors_from_rows(token)[0].tolist(), **known}).encode()

@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -30,13 +29,11 @@ import psutil
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from attn_core.bundle import LATEST, open_bundle, run_id_from_time
-from attn_core.errors import BundleError
 from attn_core.wire import vectors_from_rows
 from benchmarks.captured import captured_table
 from benchmarks.ingest_load import ingest_load
 from benchmarks.measure import Figure, figure_from_limit, report
-from benchmarks.run_swaps import PUBLISHED, republish
+from benchmarks.republished import serve_demo_run
 from benchmarks.sidecar_process import RunningSidecar, running_sidecar
 
 MINUTES = 60
@@ -189,16 +186,8 @@ def run(*, rows: int | None, as_json: bool) -> bool:
     """Soak and report; True where every target is met. `rows`: minutes (default 60)."""
     seconds = 60.0 * (MINUTES if rows is None else rows)
     seen, ended = Soaked(), threading.Event()
-    try:
-        source = open_bundle(PUBLISHED / LATEST)
-    except BundleError as error:
-        raise SystemExit(f"sidecar_soak: {error}: run make demo ONCE=1 first") from error
     with running_sidecar(arguments=("--max-db-bytes", str(MAX_DB_BYTES))) as sidecar:
-        run_id = run_id_from_time(datetime.now(UTC))
-        republish(source, sidecar.database.parent / "discovery_outputs", run_id=run_id, num_rows=MAP_POINTS)
-        served = httpx.post(f"{sidecar.url}/discovery/reload", timeout=60).json()["run_id"]
-        if served != run_id:
-            raise SystemExit(f"sidecar_soak: {served} is served, not {run_id}")
+        serve_demo_run(sidecar, num_points=MAP_POINTS)
         top = _top_rate(sidecar)
         rate = top / 2
         before = _stored(sidecar)

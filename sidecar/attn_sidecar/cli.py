@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from threadpoolctl import threadpool_limits
 
 from attn_core.errors import AttnError, SettingsError
 from attn_sidecar import __version__
@@ -211,12 +212,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"attn-sidecar: {error}", file=sys.stderr)
         return 2
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    # The classifier's products are small: helpers of the linear algebra library would spend their time waiting for one
+    # another, and where the model server leaves them half a core that made classifying ten times slower.
+    threadpool_limits(limits=1, user_api="blas")
     configure_logging(settings.log_format)
     stop = StopSignal()
     try:
-        http_socket = bind_http(settings.host, settings.port)
-        sidecar = Sidecar(settings)
-        sidecar.open()
+        http_socket, sidecar = _opened(settings)
     except AttnError as error:
         log_event(_LOG, logging.ERROR, "sidecar.cannot_start", reason=error)
         return 1
@@ -245,6 +247,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     log_event(_LOG, logging.INFO, "sidecar.stopped")
     return 0 if server.started or stop.received else 1
+
+
+def _opened(settings: Settings) -> tuple[socket.socket, Sidecar]:
+    """The listening socket first: two sidecars of one port must not both open the database."""
+    http_socket = bind_http(settings.host, settings.port)
+    try:
+        sidecar = Sidecar(settings)
+        sidecar.open()
+    except AttnError:
+        http_socket.close()
+        raise
+    return http_socket, sidecar
 
 
 def bind_http(host: str, port: int) -> socket.socket:

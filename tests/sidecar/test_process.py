@@ -11,7 +11,12 @@ import time
 
 import pytest
 from sidecar_tools import INFO, Sender, random_rows
+from threadpoolctl import threadpool_info, threadpool_limits
 from websockets.sync.client import connect
+
+from attn_core.errors import StoreError
+from attn_sidecar.app import Sidecar
+from attn_sidecar.cli import main
 
 COMMAND = [sys.executable, "-m", "attn_sidecar.cli"]
 
@@ -168,3 +173,18 @@ def test_logs_hold_no_text_of_the_prompt(start_process):
     assert "secret" not in str(sidecar.log)
     assert " t1" not in str(sidecar.log)
     assert INFO.model_id not in str(sidecar.log)
+
+
+def test_linear_algebra_keeps_to_one_thread(tmp_path, monkeypatch):
+    """Two threads a product spin beside a busy model server: ingest with clusters took a quarter of its rate."""
+    pools = []
+
+    def look(_):
+        pools.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        raise StoreError("seen enough")
+
+    monkeypatch.setattr(Sidecar, "open", look)
+    with threadpool_limits(limits=2, user_api="blas"):
+        assert main(["--port", "0", "--db", str(tmp_path / "a.db"), "--zmq-bind", "off"]) == 1
+    assert pools
+    assert set(pools) == {1}
