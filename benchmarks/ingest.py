@@ -1,8 +1,9 @@
 """`ingest`: fingerprints/s from ZMQ to committed and acknowledged, four sources at once, against SQLite alone.
 
-The sidecar serves the demo's run, so that each row is also classified against its clusters. Rounds of sending and rounds
-of SQLite alone take turns, over one sidecar and one database: with the default of 12 s a round the five make a minute. What was acknowledged is counted in the database afterwards; the sidecar's memory is
-read at the end of each round.
+The sidecar serves the demo's run, so that each row is also classified against its clusters. Rounds of sending and
+rounds of SQLite alone take turns, over one sidecar and one database: with the default of 12 s a round the five make a
+minute. What was acknowledged is counted in the database afterwards; the sidecar's memory is read at the end of each
+round.
 """
 
 from __future__ import annotations

@@ -113,6 +113,20 @@ def test_a_bound_in_bytes_keeps_the_newest_and_the_file_from_growing(writer):
     assert writer.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def test_a_step_reads_what_it_deletes_and_not_the_whole_store(writer):
+    """Every statement finds its tokens by key: one that reads an index whole takes longer the more is stored."""
+    for hour in range(3):
+        store(writer, f"r{hour}", 10, hour=hour)
+    statements = []
+    writer.set_trace_callback(statements.append)
+    steps_until_done(Retention(hours=1, max_db_bytes=None, now_us=at(2.5)), writer)
+    writer.set_trace_callback(None)
+    asked = [sql for sql in statements if sql.startswith(("SELECT", "DELETE"))]
+    plans = {sql: [row[3] for row in writer.execute(f"EXPLAIN QUERY PLAN {sql}")] for sql in asked}
+    assert any("request_no" in sql for sql in plans)
+    assert [sql for sql, plan in plans.items() for line in plan if line.startswith("SCAN tokens")] == []
+
+
 def test_clocks_of_senders_decide_nothing(writer):
     """Tokens captured in 1970, as a sender without a clock says, are as old as their arrival."""
     insert_fingerprints(
