@@ -234,6 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             http=BoundedConnection,
             limit_concurrency=MAX_CONNECTIONS,
             ws_max_size=_MAX_HEARD_BYTES,
+            # It would be done on the event loop, which every answer waits for; and listeners are near.
+            ws_per_message_deflate=False,
             # Who asks is who connects: a header may name anybody, and rate limits go by the address.
             proxy_headers=False,
         ),
