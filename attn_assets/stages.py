@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from attn_assets.discovery import quality
+from attn_assets.discovery.changes import counts_by_event, lineage_table
 from attn_assets.discovery.embedding import Keeper, Report, embed
+from attn_assets.discovery.frame import movement
 from attn_assets.discovery.grouping import group
 from attn_assets.discovery.labelling import label_clusters, zone_of_rows
-from attn_assets.discovery.previous import previous_of
+from attn_assets.discovery.previous import last_map_of, previous_of
 from attn_assets.discovery.tables import (
     cluster_tables,
     embedding_of,
@@ -37,26 +39,45 @@ def locate(
     seed: int,
     keeper: Keeper,
     report: Report,
+    previous_bundle: Bundle | None = None,
 ) -> pa.Table:
-    """The window's rows with their place on the map. Facts: window_start_us, window_end_us, metrics."""
+    """The window's rows with their place on the map, in the frame of the last run's map.
+
+    Facts: window_start_us, window_end_us, metrics, frame (event, since_us, trustworthiness_at_birth).
+    """
     window = window_from_table(rows)
+    last = last_map_of(rows, previous_bundle)
     embedding = embed(
-        window.features, sample_size=sample_size, batch_size=batch_size, seed=seed, keeper=keeper, report=report
+        window.features,
+        sample_size=sample_size,
+        batch_size=batch_size,
+        seed=seed,
+        keeper=keeper,
+        report=report,
+        row_ids=rows.column("id").to_numpy(),
+        last=last,
+        now_us=window_us[1],
     )
     trust = quality.trustworthiness(window.features, embedding.positions, seed=seed)
     metrics: Figures = {
         "num_sampled": int(embedding.in_sample.sum()),
         "num_companions_assumed": window.num_filled,
         **({} if trust is None else {"trustworthiness": trust}),
+        **({} if last is None else movement(embedding.positions, last.positions).figures()),
     }
-    facts = {"window_start_us": window_us[0], "window_end_us": window_us[1], "metrics": metrics}
+    facts = {
+        "window_start_us": window_us[0],
+        "window_end_us": window_us[1],
+        "metrics": metrics,
+        "frame": None if embedding.drawn is None else embedding.drawn.facts(),
+    }
     return with_facts(located_rows(rows, embedding), facts)
 
 
 def find_clusters(
     located: pa.Table, *, min_cluster_size: int, batch_size: int, previous_bundle: Bundle | None
 ) -> Tables:
-    """`points` and `clusters`. Facts of `points`: metrics, previous_run_id, next_id, gone."""
+    """`points`, `clusters` and `lineage`. Facts of `points`: metrics, previous_run_id, next_id, gone."""
     previous = previous_of(located, previous_bundle)
     grouping = group(
         embedding_of(located),
@@ -64,15 +85,16 @@ def find_clusters(
         batch_size=batch_size,
         before=previous.before,
         next_id=previous.next_id,
+        former=previous.former,
     )
     lineage = grouping.lineage
+    changes = lineage_table(lineage, pa.array(grouping.cluster_ids), previous)
     metrics: Figures = {
         "num_clusters": len(grouping.persistence),
         "noise_share": float((grouping.labels < 0).mean()) if located.num_rows else 0.0,
         "validity": grouping.validity,
         "min_samples": grouping.min_samples,
-        "num_born": sum(one.event in ("born", "split") for one in lineage.clusters),
-        "num_gone": len(lineage.gone),
+        **{f"num_{event}": count for event, count in counts_by_event(changes).items()},
     }
     facts = {
         "metrics": metrics,
@@ -81,7 +103,7 @@ def find_clusters(
         "gone": list(lineage.gone),
     }
     tables = cluster_tables(grouping)
-    return {**tables, "points": with_facts(tables["points"], facts)}
+    return {**tables, "points": with_facts(tables["points"], facts), "lineage": changes}
 
 
 def label_zones(located: pa.Table, clusters: Mapping[str, pa.Table]) -> Tables:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from attn_assets.discovery.embedding import Embedding
 from attn_assets.discovery.grouping import Grouping
 from attn_assets.discovery.labelling import ClusterZones
+from attn_assets.discovery.lineage import NOISE
 from attn_assets.discovery.prototypes import Prototypes, exemplar_rows
 from attn_assets.discovery.window import Window
 from attn_core.classify import cluster_label
@@ -73,7 +74,11 @@ def cluster_tables(grouping: Grouping) -> dict[str, pa.Table]:
         }
     )
     points = pa.table(
-        {"cluster_id": pa.array(grouping.cluster_ids), "strength": pa.array(grouping.strength, pa.float32())}
+        {
+            "cluster_id": pa.array(grouping.cluster_ids),
+            "strength": pa.array(grouping.strength, pa.float32()),
+            "former_cluster_id": pa.array(grouping.lineage.former, mask=grouping.lineage.former == NOISE),
+        }
     )
     return {"points": points, "clusters": clusters}
 
@@ -135,6 +140,7 @@ def bundle_tables(
             "zone": zones["points"].column("zone"),
             "confidence": pa.array(confidence, pa.float32()),
             "context_len": located.column("context_len"),
+            "former_cluster_id": clusters["points"].column("former_cluster_id"),
         }
     )
     ids = clusters["clusters"].column("cluster_id").to_numpy()
