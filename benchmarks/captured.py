@@ -15,6 +15,10 @@ from attn_core.store import open_writer, read_fingerprints
 from attn_core.wire import FINGERPRINTS, vectors_from_rows
 
 DATABASE = Path(__file__).resolve().parent.parent / "data" / "fingerprints.db"
+CORPUS = DATABASE.with_name("corpus.parquet")
+"""What `python -m benchmarks.corpus` captured."""
+CORPUS_REQUESTS = DATABASE.with_name("corpus_requests.parquet")
+"""The kind of text of each of its requests."""
 
 
 def captured_table() -> pa.Table:

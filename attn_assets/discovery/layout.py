@@ -1,0 +1,62 @@
+"""UMAP's layout: from a neighbourhood graph and a start to positions, the same bytes for the same seed.
+
+McInnes, Healy, Melville, arXiv 1802.03426, 3.2; the schedule of samples and the forces are those of umap-learn, whose
+quality docs/decisions/0015 measures it against.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse  # type: ignore[import-untyped]
+from scipy.optimize import curve_fit  # type: ignore[import-untyped]
+
+F32 = npt.NDArray[np.float32]
+FIRST_STEP = 1.0
+
+
+def lay_out(graph: sparse.csr_matrix, start: F32, *, num_epochs: int, min_dist: float, seed: int) -> F32:
+    """Positions float32 [s, 2] of the rows of a symmetric graph of weights in 0..1, from `start` [s, 2]."""
+    # Imported here: compiled loops take a second to load.
+    from attn_assets.discovery import layout_loops
+    from attn_assets.discovery.compiled import Workers
+
+    graph = graph.tocsr()
+    graph.data[graph.data < graph.data.max(initial=0.0) / num_epochs] = 0.0
+    graph.eliminate_zeros()
+    graph.sort_indices()
+    positions = np.ascontiguousarray(start, dtype=np.float32).copy()
+    if not graph.nnz:
+        return positions
+    every = (graph.data.max() / graph.data).astype(np.float32)
+    due, negative_due = every.copy(), every / layout_loops.NEGATIVE_SAMPLES
+    rng = np.random.default_rng(seed)
+    states = rng.integers(1, 2**63, size=len(positions), dtype=np.uint64)
+    edge_start, tail = graph.indptr.astype(np.int64), graph.indices.astype(np.int32)
+    a, b = curve_of(min_dist)
+    # Neighbours are likely to fall into different groups, so that they see each other move.
+    groups = np.array_split(rng.permutation(len(positions)).astype(np.int32), layout_loops.GROUPS)
+    groups = [np.sort(group) for group in groups]
+    moved = np.empty((max(map(len, groups)), 2), dtype=np.float32)
+    with Workers() as workers:
+        for epoch in range(num_epochs):
+            alpha = FIRST_STEP * (1.0 - epoch / num_epochs)
+            for rows in groups:
+
+                def work(first: int, last: int, rows: npt.NDArray[np.int32] = rows) -> None:
+                    layout_loops.move(
+                        rows, first, last, edge_start, tail, every, due, negative_due, states, positions, moved,
+                        a, b, alpha, epoch,  # noqa: B023 - called within the round
+                    )  # fmt: skip
+
+                workers.over(len(rows), work)
+                positions[rows] = moved[: len(rows)]
+    return positions
+
+
+def curve_of(min_dist: float, *, spread: float = 1.0) -> tuple[float, float]:
+    """a and b so that 1 / (1 + a d^2b) falls off beyond `min_dist` as exp(-(d - min_dist) / spread) does."""
+    distance = np.linspace(0, 3 * spread, 300)
+    wanted = np.where(distance < min_dist, 1.0, np.exp(-(distance - min_dist) / spread))
+    (a, b), _ = curve_fit(lambda d, a, b: 1.0 / (1.0 + a * d ** (2 * b)), distance, wanted)
+    return float(a), float(b)
