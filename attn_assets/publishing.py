@@ -111,6 +111,7 @@ def metrics_of(assets: Assets, served: serving.Served) -> dict[str, float | int]
     figures = {
         **facts_of(assets.located).get("metrics", {}),
         **facts_of(assets.clusters["points"]).get("metrics", {}),
+        **facts_of(assets.zones["points"]).get("metrics", {}),
         "cluster_agreement": served.figures.cluster_agreement,
         "noise_agreement": served.figures.noise_agreement,
         "zone_agreement": served.figures.zone_agreement,
@@ -218,6 +219,7 @@ def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Pat
         "next_cluster_id": grouping["next_id"],
         "gone_cluster_ids": grouping["gone"],
         "frame": facts.get("frame"),
+        "request_frame": facts_of(assets.clusters["requests"]).get("frame"),
     }
     tables = bundle_tables(
         located=assets.located,

@@ -9,20 +9,23 @@ import pyarrow as pa
 
 from attn_assets.discovery import quality
 from attn_assets.discovery.changes import counts_by_event, lineage_table
+from attn_assets.discovery.drift import drift_of
 from attn_assets.discovery.embedding import Keeper, Report, embed
 from attn_assets.discovery.frame import movement
 from attn_assets.discovery.grouping import group
 from attn_assets.discovery.labelling import label_clusters, zone_of_rows
-from attn_assets.discovery.previous import last_map_of, previous_of
+from attn_assets.discovery.previous import last_map_of, last_request_map_of, previous_of
+from attn_assets.discovery.requests_map import map_requests, request_features
 from attn_assets.discovery.tables import (
     cluster_tables,
     embedding_of,
+    facts_of,
     labels_of,
     located_rows,
     with_facts,
     zone_tables,
 )
-from attn_assets.discovery.window import window_from_table
+from attn_assets.discovery.window import numbered, window_from_table
 from attn_core.bundle import Bundle
 from attn_core.zones import ZONES
 
@@ -75,9 +78,12 @@ def locate(
 
 
 def find_clusters(
-    located: pa.Table, *, min_cluster_size: int, batch_size: int, previous_bundle: Bundle | None
+    located: pa.Table, *, min_cluster_size: int, batch_size: int, previous_bundle: Bundle | None, seed: int = 0
 ) -> Tables:
-    """`points`, `clusters` and `lineage`. Facts of `points`: metrics, previous_run_id, next_id, gone."""
+    """`points`, `clusters`, `lineage`, and `requests` with the map of requests.
+
+    Facts of `points`: metrics, previous_run_id, next_id, gone; of `requests`: metrics, frame.
+    """
     previous = previous_of(located, previous_bundle)
     grouping = group(
         embedding_of(located),
@@ -88,6 +94,7 @@ def find_clusters(
         former=previous.former,
     )
     lineage = grouping.lineage
+    requests = locate_requests(located, previous_bundle=previous_bundle, seed=seed)
     changes = lineage_table(lineage, pa.array(grouping.cluster_ids), previous)
     metrics: Figures = {
         "num_clusters": len(grouping.persistence),
@@ -95,6 +102,7 @@ def find_clusters(
         "validity": grouping.validity,
         "min_samples": grouping.min_samples,
         **{f"num_{event}": count for event, count in counts_by_event(changes).items()},
+        **facts_of(requests)["metrics"],
     }
     facts = {
         "metrics": metrics,
@@ -103,11 +111,34 @@ def find_clusters(
         "gone": list(lineage.gone),
     }
     tables = cluster_tables(grouping)
-    return {**tables, "points": with_facts(tables["points"], facts), "lineage": changes}
+    return {**tables, "points": with_facts(tables["points"], facts), "lineage": changes, "requests": requests}
+
+
+def locate_requests(located: pa.Table, *, previous_bundle: Bundle | None, seed: int) -> pa.Table:
+    """A row a request: request_id, map_x, map_y on the map of requests. Facts: metrics, frame."""
+    window = window_from_table(located)
+    request_no = numbered(located.column("request_id"))
+    features = request_features(window.features, request_no=request_no, step=located.column("step").to_numpy())
+    request_ids = located.column("request_id").unique()
+    last = last_request_map_of(request_ids, previous_bundle)
+    end_us = int(facts_of(located)["window_end_us"])
+    embedding = map_requests(features, request_ids=request_ids, last=last, now_us=end_us, seed=seed)
+    trust = quality.trustworthiness(features, embedding.positions, seed=seed)
+    moved = {} if last is None else movement(embedding.positions, last.positions).figures()
+    metrics: Figures = {"count": len(features), **({} if trust is None else {"trustworthiness": trust}), **moved}
+    table = pa.table(
+        {
+            "request_id": request_ids,
+            "map_x": pa.array(embedding.positions[:, 0]),
+            "map_y": pa.array(embedding.positions[:, 1]),
+        }
+    )
+    frame = None if embedding.drawn is None else embedding.drawn.facts()
+    return with_facts(table, {"metrics": {f"requests_{name}": one for name, one in metrics.items()}, "frame": frame})
 
 
 def label_zones(located: pa.Table, clusters: Mapping[str, pa.Table]) -> Tables:
-    """`points`, `clusters` and `zone_labels`. Facts of `points`: metrics (the share of each zone)."""
+    """`points`, `clusters` and `zone_labels`. Facts of `points`: metrics (the share of each zone, drift)."""
     window, labels = window_from_table(located), labels_of(clusters)
     probabilities = window.zone_probabilities()
     zones = label_clusters(
@@ -118,7 +149,17 @@ def label_zones(located: pa.Table, clusters: Mapping[str, pa.Table]) -> Tables:
     )
     zone_index, score = zone_of_rows(labels, zones=zones, probabilities=probabilities)
     counts = np.bincount(zone_index, minlength=len(ZONES)) / max(len(zone_index), 1)
-    metrics = {f"share_{name}": float(counts[i]) for i, name in enumerate(ZONES)}
+    metrics: Figures = {f"share_{name}": float(counts[i]) for i, name in enumerate(ZONES)}
+    drift = drift_of(
+        window.features,
+        zone_index=zone_index,
+        cluster_ids=clusters["points"].column("cluster_id").to_numpy(),
+        request_no=numbered(located.column("request_id")),
+        captured_at_us=located.column("captured_at_us").to_numpy(),
+        end_us=int(facts_of(located)["window_end_us"]),
+        seed=0,
+    )
+    metrics |= {} if drift is None else drift.figures()
     ids = clusters["clusters"].column("cluster_id").to_numpy()
     tables = zone_tables(cluster_ids=ids, zones=zones, zone_index=zone_index, score=score)
     return {**tables, "points": with_facts(tables["points"], {"metrics": metrics})}

@@ -9,7 +9,6 @@ as well as a rigid motion can. docs/decisions/0018-stable-map.md has the figures
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -18,15 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from attn_assets.discovery.fuzzy_graph import fuzzy_graph
-from attn_assets.discovery.mapping import MIN_DIST, MIN_UMAP_ROWS, NUM_EPOCHS, NUM_NEIGHBOURS, place
+from attn_assets.discovery.layout import lay_out
+from attn_assets.discovery.mapping import MIN_DIST, MIN_UMAP_ROWS, NUM_NEIGHBOURS, place
 from attn_assets.discovery.neighbours import Frame
 from attn_core.errors import BundleError
 from attn_core.features import FEATURES_VERSION, NUM_FEATURES
 
 FILE_NAME = "frame.npz"
 SETTLING_EPOCHS = 60
-SETTLING_RATE = 0.5
-"""Where the learning rate starts; it falls to 0."""
+SETTLING_STEP = 0.5
+"""The first epoch's step; a map from nothing begins with 1."""
 MAX_STEP = 0.035
 """The farthest that a row moves from one map to the next, in widths of the map."""
 MAX_ANCHORS = 4_000
@@ -101,38 +101,10 @@ def started(search: Frame, known: F32) -> F32:
 def settle(search: Frame, start: F32, *, seed: int) -> F32:
     """A short layout from where the rows are, with nothing held: float32 [s, 2].
 
-    UMAP's own descent on UMAP's own graph, but from a lower rate and for fewer epochs than a map from nothing.
+    UMAP's own descent on UMAP's own graph, but from a smaller step and for fewer epochs than a map from nothing.
     """
-    with warnings.catch_warnings():
-        # It says at every import that TensorFlow is missing.
-        warnings.simplefilter("ignore", ImportWarning)
-        # Imported here: umap-learn takes seconds to load, and `attn-discover --help` should not.
-        from umap.layouts import optimize_layout_euclidean
-        from umap.umap_ import find_ab_params, make_epochs_per_sample
     graph = fuzzy_graph(search.nearest(search.features, k=NUM_NEIGHBOURS))
-    # Edges that a layout of full length would never come to.
-    strong = graph.data >= graph.data.max() / NUM_EPOCHS
-    a, b = find_ab_params(1.0, MIN_DIST)
-    positions = np.ascontiguousarray(start, dtype=np.float32).copy()
-    optimize_layout_euclidean(
-        positions,
-        positions,
-        graph.row[strong],
-        graph.col[strong],
-        SETTLING_EPOCHS,
-        len(positions),
-        make_epochs_per_sample(graph.data[strong], NUM_EPOCHS),
-        a,
-        b,
-        np.random.RandomState(seed).randint(-(2**31) + 1, 2**31 - 2, 3).astype(np.int64),
-        gamma=1.0,
-        initial_alpha=SETTLING_RATE,
-        negative_sample_rate=5.0,
-        # One thread: the same seed gives the same bytes.
-        parallel=False,
-        move_other=True,
-    )
-    return positions
+    return lay_out(graph, start, num_epochs=SETTLING_EPOCHS, min_dist=MIN_DIST, seed=seed, first_step=SETTLING_STEP)
 
 
 def follow(search: Frame, known: F32, *, seed: int) -> F32:

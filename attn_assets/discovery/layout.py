@@ -15,8 +15,19 @@ F32 = npt.NDArray[np.float32]
 FIRST_STEP = 1.0
 
 
-def lay_out(graph: sparse.csr_matrix, start: F32, *, num_epochs: int, min_dist: float, seed: int) -> F32:
-    """Positions float32 [s, 2] of the rows of a symmetric graph of weights in 0..1, from `start` [s, 2]."""
+def lay_out(
+    graph: sparse.csr_matrix,
+    start: F32,
+    *,
+    num_epochs: int,
+    min_dist: float,
+    seed: int,
+    first_step: float = FIRST_STEP,
+) -> F32:
+    """Positions float32 [s, 2] of the rows of a symmetric graph of weights in 0..1, from `start` [s, 2].
+
+    Steps fall from `first_step` to 0.
+    """
     # Imported here: compiled loops take a second to load.
     from attn_assets.discovery import layout_loops
     from attn_assets.discovery.compiled import Workers
@@ -40,7 +51,7 @@ def lay_out(graph: sparse.csr_matrix, start: F32, *, num_epochs: int, min_dist: 
     moved = np.empty((max(map(len, groups)), 2), dtype=np.float32)
     with Workers() as workers:
         for epoch in range(num_epochs):
-            alpha = FIRST_STEP * (1.0 - epoch / num_epochs)
+            alpha = first_step * (1.0 - epoch / num_epochs)
             for rows in groups:
 
                 def work(first: int, last: int, rows: npt.NDArray[np.int32] = rows) -> None:

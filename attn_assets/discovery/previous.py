@@ -15,6 +15,7 @@ from attn_assets.discovery.lineage import NOISE, UNSEEN
 from attn_assets.discovery.renewal import LastMap
 from attn_core.bundle import Bundle
 from attn_core.errors import BundleError
+from attn_core.features import NUM_FEATURES
 
 FORMER = "former_cluster_id"
 """Column of `embeddings.parquet`: the cluster, gone since, that the row was last of; null for most rows."""
@@ -72,14 +73,20 @@ def last_map_of(rows: pa.Table, bundle: Bundle | None) -> LastMap | None:
 
 
 def last_request_map_of(request_ids: pa.Array, bundle: Bundle | None) -> LastMap | None:
-    """The same for the map of requests. A bundle of an older version has none."""
-    if bundle is None:
+    """The same for the map of requests, whose frame only the manifest tells of; an older version's bundle has none."""
+    frame = None if bundle is None else bundle.manifest.get("request_frame")
+    if bundle is None or not isinstance(frame, Mapping):
         return None
     old = bundle.table("requests")
-    if "map_x" not in old.column_names:
-        return None
     found, where = row_of_each(pa.table({"request_id": request_ids}), old, keys=("request_id",))
-    return LastMap(positions=_positions(old, ("map_x", "map_y"), found, where), anchors=None)
+    birth = frame["trustworthiness_at_birth"]
+    anchors = Anchors(
+        features=np.zeros((0, NUM_FEATURES), dtype=np.float32),
+        positions=np.zeros((0, 2), dtype=np.float32),
+        since_us=int(frame["since_us"]),
+        trustworthiness=float("nan") if birth is None else float(birth),
+    )
+    return LastMap(positions=_positions(old, ("map_x", "map_y"), found, where), anchors=anchors)
 
 
 def row_of_each(rows: pa.Table, old: pa.Table, *, keys: tuple[str, ...]) -> tuple[npt.NDArray[np.bool_], I64]:

@@ -157,7 +157,7 @@ def bundle_tables(
         "embeddings": embeddings,
         "clusters": _published_clusters(located, window, clusters, zones, labels, prototypes, positions),
         "prototypes": prototype_table,
-        "requests": request_table(located, zones["points"].column("zone")),
+        "requests": request_table(located, zones["points"].column("zone"), clusters["requests"]),
     }
 
 
@@ -208,8 +208,10 @@ def _published_clusters(
     )
 
 
-def request_table(located: pa.Table, zone: pa.ChunkedArray) -> pa.Table:
-    """One row a request: how many tokens, their mean map position, and the share of each zone among them."""
+def request_table(located: pa.Table, zone: pa.ChunkedArray, mapped: pa.Table) -> pa.Table:
+    """One row a request: how many tokens, their mean map position, the share of each zone among them, and the request's
+    place on the map of requests, `mapped` (request_id, map_x, map_y).
+    """
     index = zone.combine_chunks()
     codes = np.asarray(index.indices) if isinstance(index, pa.DictionaryArray) else np.zeros(0, np.int8)
     shares = {f"share_{name}": pa.array((codes == i).astype(np.float32)) for i, name in enumerate(ZONES)}
@@ -223,6 +225,8 @@ def request_table(located: pa.Table, zone: pa.ChunkedArray) -> pa.Table:
         "model_id": grouped.column("model_id_first"),
         "num_tokens": grouped.column("request_id_count"),
         **{name: grouped.column(f"{name}_mean").cast(pa.float32()) for name in means},
+        # Both in the order in which the requests first appear.
+        **{name: mapped.column(name) for name in ("map_x", "map_y")},
     }
     return pa.table(named)
 

@@ -67,6 +67,12 @@ def vectors_from_table(table: pa.Table) -> F32:
     return np.asarray(flat, dtype=np.float32).reshape(table.num_rows, DIM)
 
 
+def numbered(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """[m], a number from 0 on for each of a column's values, in the order of their first appearance."""
+    codes = column.combine_chunks().dictionary_encode()
+    return np.asarray(codes.indices, dtype=np.int64)
+
+
 def rows_between(table: pa.Table, *, start_us: int, end_us: int, max_id: int | None) -> pa.Table:
     """Rows captured in [start_us, end_us), with an id of at most `max_id` where given, by instant and id."""
     at = table.column("captured_at_us")
