@@ -25,7 +25,7 @@ from attn_core.features import FEATURES_VERSION, NUM_FEATURES
 
 FILE_NAME = "frame.npz"
 SETTLING_EPOCHS = 60
-SETTLING_STEP = 0.5
+SETTLING_STEP = 0.2
 """The first epoch's step; a map from nothing begins with 1."""
 MAX_STEP = 0.035
 """The farthest that a row moves from one map to the next, in widths of the map."""
@@ -107,12 +107,15 @@ def settle(search: Frame, start: F32, *, seed: int) -> F32:
     return lay_out(graph, start, num_epochs=SETTLING_EPOCHS, min_dist=MIN_DIST, seed=seed, first_step=SETTLING_STEP)
 
 
-def follow(search: Frame, known: F32, *, seed: int) -> F32:
-    """The map of these rows in the frame of the last one: float32 [s, 2]. `known` as in `started`."""
-    shared = np.isfinite(known[:, 0])
+def follow(search: Frame, known: F32, *, seed: int, bounds: F32 | None = None) -> F32:
+    """The map of these rows in the frame of the last one: float32 [s, 2]. `known` as in `started`.
+
+    Rows whose `bounds` [s, 2] (by default `known`) is finite move no farther from there than `MAX_STEP`.
+    """
     start = started(search, known)
     settled = settle(search, start, seed=seed) if len(start) >= MIN_UMAP_ROWS else start
-    return within(laid_over(settled, known), known, limit=MAX_STEP * width(known[shared]))
+    limit = MAX_STEP * width(known[np.isfinite(known[:, 0])])
+    return within(laid_over(settled, known), known if bounds is None else bounds, limit=limit)
 
 
 def laid_over(positions: F32, known: F32) -> F32:

@@ -6,7 +6,7 @@
 | followed | the map in its old frame is as trustworthy as when the frame was made, less `MAX_LOSS` at most     |
 | renewed  | it is less, and a whole layout is better by `MIN_GAIN`: that one is taken, and starts a new frame  |
 | kept     | it is less, but a whole layout is no better: the rows have changed, not the map; followed again    |
-| resumed  | no row of the last map is in the window: a whole layout, begun and laid over the last map's anchors |
+| resumed  | hardly a row of the last map is in the window: followed from where its anchors would place the rows |
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from attn_assets.discovery.mapping import fit_map, place
 from attn_assets.discovery.neighbours import Frame
 from attn_assets.discovery.quality import trustworthiness
 
-MAX_LOSS = 0.015
-MIN_GAIN = 0.005
+MAX_LOSS = 0.01
+MIN_GAIN = 0.01
 F32 = npt.NDArray[np.float32]
 Remember = Callable[[str, Callable[[], F32]], F32]
 """Gives what was made under a name before, or makes it and keeps it."""
@@ -72,14 +72,13 @@ def draw(search: Frame, *, known: F32, anchors: Anchors | None, now_us: int, see
 
     The same input and seed give the same bytes, whatever `remember` had kept.
     """
-    num_shared = int(np.isfinite(known[:, 0]).sum())
-    if num_shared < MIN_SHARED:
+    event, bounds = "followed", known
+    if np.isfinite(known[:, 0]).sum() < MIN_SHARED:
         if anchors is None or not len(anchors.features):
             return _born("first", remember("map", lambda: fit_map(search, seed=seed)), search, now_us=now_us, seed=seed)
-        found = place(Frame(anchors.features), anchors.positions, search.features)
-        positions = remember("map", lambda: laid_over(fit_map(search, seed=seed, init=found), found))
-        return _born("resumed", positions, search, now_us=anchors.since_us, seed=seed)
-    positions = remember("map", lambda: follow(search, known, seed=seed))
+        event, known = "resumed", place(Frame(anchors.features), anchors.positions, search.features)
+        bounds = np.full_like(known, np.nan)
+    positions = remember("map", lambda: follow(search, known, bounds=bounds, seed=seed))
     trust = _trust(search, positions, seed=seed)
     since_us, birth = (anchors.since_us, anchors.trustworthiness) if anchors else (now_us, trust)
     # Not a number (too few rows to say, then or now) is no loss.
@@ -88,13 +87,13 @@ def draw(search: Frame, *, known: F32, anchors: Anchors | None, now_us: int, see
         renewed = _born("renewed", whole, search, now_us=now_us, seed=seed)
         if renewed.trustworthiness - trust > MIN_GAIN:
             return renewed
-        return Drawn(
-            positions=positions, event="kept", since_us=since_us, trustworthiness=trust, trustworthiness_at_birth=trust
-        )
-    if np.isnan(birth):
-        birth = trust
+        event, birth = ("kept" if event == "followed" else event), trust
     return Drawn(
-        positions=positions, event="followed", since_us=since_us, trustworthiness=trust, trustworthiness_at_birth=birth
+        positions=positions,
+        event=event,
+        since_us=since_us,
+        trustworthiness=trust,
+        trustworthiness_at_birth=trust if np.isnan(birth) else birth,
     )
 
 

@@ -20,6 +20,7 @@ from attn_core.baseline import Baseline, baseline_from_answers
 from attn_core.classify import NO_CLUSTER, RULES_CONFIDENCE_CAP, Classifier, ClassifierArrays, no_clusters
 
 SPLIT = (0.6, 0.2, 0.2)
+LEAST_RADIUS = 1e-4
 NUM_KNOTS = 12
 MIN_ROWS_PER_KNOT = 25
 PRIOR_WEIGHT = 2.0
@@ -138,6 +139,10 @@ def _radii(tiles: Prototypes, features: F32, labels: I32) -> F32:
     radii = np.zeros(len(tiles.start), dtype=np.float32)
     for cluster in range(len(radii)):
         near = claimant == cluster
+        if not near.any():
+            # Every prototype of it lies on another cluster's, which answers there: it claims nothing.
+            radii[cluster] = LEAST_RADIUS
+            continue
         member, reach = labels[near] == cluster, distance[near]
         order = np.argsort(reach, kind="stable")
         # Right answers if the border lies just past each row in turn: members inside, others outside.
@@ -145,7 +150,7 @@ def _radii(tiles: Prototypes, features: F32, labels: I32) -> F32:
         best = int(right.argmax())
         # Halfway to the next row, so that a prototype on top of its only member still has room.
         beyond = reach[order][best + 1] if best + 1 < len(order) else 1.1 * reach[order][best]
-        radii[cluster] = max((reach[order][best] + beyond) / 2, 1e-4)
+        radii[cluster] = max((reach[order][best] + beyond) / 2, LEAST_RADIUS)
     return radii
 
 
