@@ -35,7 +35,7 @@ class Exemplar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a cluster comes from: ``kept``, ``split``, ``born`` or ``merged`` (`attn_assets.discovery.lineage`)."""
+    """Where a cluster comes from: ``kept``, ``returned``, ``split``, ``born`` or ``merged`` (`attn_assets.discovery.lineage`)."""
 
     event: str
     parents: list[int]
