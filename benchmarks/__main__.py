@@ -19,6 +19,16 @@ BENCHMARKS = (
     "fuzz_frames",
     "sidecar_soak",
     "run_swaps",
+    "neighbours",
+    "umap",
+    "hdbscan",
+    "place",
+    "classify_batch",
+    "discovery",
+    "growth",
+    "kill_discovery",
+    "dagster_overhead",
+    "replay",
 )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numba
@@ -35,32 +36,13 @@ def num_threads() -> int:
     return max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8))
 
 
-class Workers:
-    """Threads that share a range of rows."""
-
-    def __init__(self) -> None:
-        self._count = num_threads()
-        self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="discovery") if self._count > 1 else None
-
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def over(self, num_rows: int, work: Callable[[int, int], None]) -> None:
-        """Call `work(start, stop)` on parts of 0..num_rows, each row in one of them, and wait for all."""
-        parts = min(self._count, num_rows // LEAST_ROWS)
-        if self._pool is None or parts < 2:
-            work(0, num_rows)
-            return
-        ends = [num_rows * part // parts for part in range(parts + 1)]
-        for one in [self._pool.submit(work, ends[part], ends[part + 1]) for part in range(parts)]:
-            one.result()
-
-
 def over_rows(num_rows: int, work: Callable[[int, int], None]) -> None:
-    """`Workers.over` with threads of its own."""
-    with Workers() as workers:
-        workers.over(num_rows, work)
+    """Call `work(start, stop)` on parts of 0..num_rows, each row in one of them, and wait for all."""
+    parts = min(num_threads(), num_rows // LEAST_ROWS)
+    if parts < 2:
+        work(0, num_rows)
+        return
+    ends = [num_rows * part // parts for part in range(parts + 1)]
+    with ThreadPoolExecutor(parts, thread_name_prefix="discovery") as pool:
+        for one in [pool.submit(work, start, stop) for start, stop in pairwise(ends)]:
+            one.result()

@@ -30,7 +30,6 @@ def lay_out(
     """
     # Imported here: compiled loops take a second to load.
     from attn_assets.discovery import layout_loops
-    from attn_assets.discovery.compiled import Workers
 
     graph = graph.tocsr()
     graph.data[graph.data < graph.data.max(initial=0.0) / num_epochs] = 0.0
@@ -39,29 +38,18 @@ def lay_out(
     positions = np.ascontiguousarray(start, dtype=np.float32).copy()
     if not graph.nnz:
         return positions
-    every = (graph.data.max() / graph.data).astype(np.float32)
+    edges = graph.tocoo()
+    head, tail = edges.row.astype(np.int32), edges.col.astype(np.int32)
+    every = (edges.data.max() / edges.data).astype(np.float32)
     due, negative_due = every.copy(), every / layout_loops.NEGATIVE_SAMPLES
-    rng = np.random.default_rng(seed)
-    states = rng.integers(1, 2**63, size=len(positions), dtype=np.uint64)
-    edge_start, tail = graph.indptr.astype(np.int64), graph.indices.astype(np.int32)
-    a, b = curve_of(min_dist)
-    # Neighbours are likely to fall into different groups, so that they see each other move.
-    groups = np.array_split(rng.permutation(len(positions)).astype(np.int32), layout_loops.GROUPS)
-    groups = [np.sort(group) for group in groups]
-    moved = np.empty((max(map(len, groups)), 2), dtype=np.float32)
-    with Workers() as workers:
-        for epoch in range(num_epochs):
-            alpha = first_step * (1.0 - epoch / num_epochs)
-            for rows in groups:
-
-                def work(first: int, last: int, rows: npt.NDArray[np.int32] = rows) -> None:
-                    layout_loops.move(
-                        rows, first, last, edge_start, tail, every, due, negative_due, states, positions, moved,
-                        a, b, alpha, epoch,  # noqa: B023 - called within the round
-                    )  # fmt: skip
-
-                workers.over(len(rows), work)
-                positions[rows] = moved[: len(rows)]
+    state = np.uint64(np.random.default_rng(seed).integers(1, 2**63))
+    pull, push = layout_loops.forces(*curve_of(min_dist))
+    for epoch in range(num_epochs):
+        alpha = first_step * (1.0 - epoch / num_epochs)
+        # As its own type each time: a plain int would be another compilation.
+        state = np.uint64(
+            layout_loops.move(head, tail, every, due, negative_due, positions, pull, push, alpha, epoch, state)
+        )
     return positions
 
 

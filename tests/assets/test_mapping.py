@@ -92,7 +92,7 @@ def test_bandwidths_give_every_row_log2_k_neighbours(seed, rows, k):
 
 
 def test_any_number_of_threads_gives_the_same_bytes(monkeypatch):
-    features = features_of(4_000)
+    features = features_of(1_500)
     made = []
     for threads in (1, 2, 3):
         monkeypatch.setattr(compiled, "num_threads", lambda count=threads: count)
