@@ -28,10 +28,70 @@ _ABOUT_TOWNS = (
 )
 
 
+_COOKING = (
+    "Peel {number} carrots and slice them thinly.",
+    "Warm the oil in a wide pan, then add the onions and a pinch of salt.",
+    "Meanwhile, whisk {two} grams of flour into the cold milk until no lumps are left.",
+    "Cover the dish and let it rest for {two} minutes before serving.",
+    "Step {number}: fold in the herbs, but do not stir.",
+    "If the dough sticks to your hands, dust it with a little more flour.",
+    "Bake at {number} degrees until the crust is golden brown.",
+    "Drain the beans, rinse them, and set half of them aside for later.",
+    "Taste, and season with pepper, lemon juice and chopped parsley.",
+)
+_LOG = (
+    "[{two}:{two2}:04] INFO worker-{two} accepted connection from 10.0.{two}.{two2}",
+    "[{two}:{two2}:07] WARN retry {number} of request {number}: upstream timed out",
+    "[{two}:{two2}:09] INFO cache hit ratio 0.{number}, {number} entries evicted",
+    "[{two}:{two2}:15] DEBUG flushed {number} rows in {two} ms",
+    "[{two}:{two2}:21] ERROR disk /dev/sd{two} is {two2}% full",
+    "[{two}:{two2}:28] INFO job {thing}-{number} finished with status 0",
+)
+_SCIENCE = (
+    "Sedimentary rock forms where grains settle, are buried, and slowly cement together.",
+    "The melting point of a metal depends on how strongly its atoms hold on to each other.",
+    "Light from a distant galaxy is stretched towards red on its long way through expanding space.",
+    "Enzymes speed up reactions by lowering the energy that is needed to begin them.",
+    "A glacier flows downhill under its own weight, a few centimetres or many metres a day.",
+    "Tides rise twice a day in most places, because the Moon pulls unevenly across the Earth.",
+    "In dry air, sound travels about {number} metres in a second.",
+    "Plants close the pores of their leaves when water is scarce, and so take up less carbon.",
+    "Electrons in a semiconductor need a push of about one volt to become mobile.",
+)
+_CHAT = (
+    "A: Did you ever call the plumber? B: Twice, he never answers on Fridays.",
+    "A: I'm thinking of selling the {thing}. B: Again? You said so in March.",
+    "A: What time is it over there? B: Almost {two}, I should sleep.",
+    "A: Guess who I met at the gym. B: Not {person}, I hope!",
+    "A: The wifi is down. B: Have you tried turning the router off and on?",
+    "A: Shall we order pizza? B: Only if there are no olives this time.",
+    "A: My train is {two} minutes late. B: Mine never came at all, lol.",
+    "A: Can you feed the fish on Sunday? B: Sure, leave the key under the pot.",
+)
+_SHOPPING = (
+    "Five stars. Arrived on time, works as described, would buy again.",
+    "NEW: the {thing} lamp, now {two}% off until midnight!",
+    "Two stars - the handle broke after {two} days and support was no help.",
+    "Customers who bought this item also bought: batteries, gloves, a {thing} calendar.",
+    "Size runs small; order one up. Colour is more grey than blue.",
+    "Free delivery on orders above {number} crowns, returns within {two} days.",
+    "Not suitable for children under three years. Keep away from fire.",
+    "My {trade} recommended this brand and I have not regretted it once.",
+)
+_OTHER_STYLES = (_COOKING, _LOG, _SCIENCE, _CHAT, _SHOPPING)
+NUM_OTHER = 2 * len(_OTHER_STYLES)
+
+
 def background(number: int, *, sentences: int = 60) -> list[str]:
-    """The sentences of one irrelevant text; each number gives another."""
+    """The sentences of one irrelevant text about towns; each number gives another."""
     rng = Random(f"background/{number}")  # noqa: S311 - wording, not secrets
     return _sentences(_ABOUT_TOWNS, rng, sentences)
+
+
+def other_background(number: int, *, sentences: int = 80) -> list[str]:
+    """The same of five other kinds: recipes, logs, science, chat and shopping, in turn."""
+    rng = Random(f"other background/{number}")  # noqa: S311 - wording, not secrets
+    return _sentences(_OTHER_STYLES[number % len(_OTHER_STYLES)], rng, sentences)
 
 
 def _sentences(templates: tuple[str, ...], rng: Random, count: int) -> list[str]:
@@ -43,7 +103,9 @@ def _sentences(templates: tuple[str, ...], rng: Random, count: int) -> list[str]
             written.append(
                 template.format(
                     town=rng.choice(_TOWNS), trade=rng.choice(_TRADES), person=rng.choice(_PEOPLE),
-                    thing=rng.choice(_THINGS),
+                    thing=rng.choice(_THINGS), number=rng.randint(102, 989) if "{number}" in template else 0,
+                    two=rng.randint(10, 59) if "{two}" in template else 0,
+                    two2=rng.randint(10, 59) if "{two2}" in template else 0,
                 )
             )  # fmt: skip
     return written[:count]

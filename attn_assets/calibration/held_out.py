@@ -83,9 +83,29 @@ _TURNS = (
 )
 
 
-def _musing(number: int) -> list[str]:
+_THEATRE = (
+    "ACT ONE. A drawing room with two doors and a broken barometer.",
+    "The understudy enters from the left, reads her letter and drops it into the fire.",
+    "Critics called the production brave, by which they meant long.",
+    "Lighting cue forty: dusk, fading slowly, with a hint of green.",
+    "A prompter whispers the third line, the baritone sings the fourth.",
+    "Seats in the gallery were sold for less than a programme.",
+    "COUNTESS (aside): He has never once asked for my name.",
+    "Rehearsals were moved to a former stable, where the echo flattered everybody.",
+    "The curtain, painted with a view of Naples, sticks at half height.",
+    "Our stage manager numbers the props with chalk: goblets, daggers, one stuffed owl.",
+    "In the second interval the orchestra went out for soup.",
+    "The director prefers silence after the duel; the audience prefers applause.",
+    "A thunder sheet hangs in the wings, dented by fifty winters of storms.",
+    "Costumes came from an opera that had closed the night before.",
+    "SERVANT: The carriage is ready, my lord, but the horses are not.",
+    "Somebody in row seven coughs whenever the ghost appears.",
+)
+
+
+def _musing(number: int, remarks: tuple[str, ...]) -> list[str]:
     rng = Random(f"musing/{number}")  # noqa: S311 - wording, not secrets
-    return rng.sample(_MUSINGS, len(_MUSINGS)) + rng.sample(_MUSINGS, len(_MUSINGS))
+    return rng.sample(remarks, len(remarks)) + rng.sample(remarks, len(remarks))
 
 
 def _invalid_json(rng: Random, number: int, tokens: int) -> str:
@@ -197,11 +217,14 @@ HELD_OUT_LENGTHS = (
 
 
 def held_out_prompts(*, num_per_zone: int = 30, seed: int = 0) -> list[LabelledPrompt]:
-    """The labelled prompts that judge a calibration; the same arguments give the same prompts."""
+    """The labelled prompts that judge a calibration; the same arguments give the same prompts.
+
+    An even seed puts everyday remarks in front, an odd one notes on the theatre.
+    """
     return build(
         HELD_OUT_FAMILIES,
         lengths=HELD_OUT_LENGTHS,
-        preambles=[_musing(number) for number in range(4)],
+        preambles=[_musing(number, _THEATRE if seed % 2 else _MUSINGS) for number in range(4)],
         bridges=_TURNS,
         num_per_zone=num_per_zone,
         temperatures=(0.0, 0.7),

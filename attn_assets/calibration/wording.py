@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from random import Random
 
-from attn_assets.calibration.background import BRIDGES, background, document
+from attn_assets.calibration.background import BRIDGES, NUM_OTHER, background, document, other_background
 from attn_assets.calibration.prompts import Family, LabelledPrompt, Length, build
 
 _NAMES = ("Ines", "Jonas", "Katya", "Liam", "Mira", "Noor", "Otto", "Petra", "Quentin", "Rosa", "Samir", "Tilda")
@@ -380,16 +380,30 @@ LENGTHS = (
     Length(tokens=620, preamble=True),
 )
 NUM_PREAMBLES = 6
+NUM_PER_ZONE = 128
 
 
-def calibration_prompts(*, num_per_zone: int = 80, seed: int = 0) -> list[LabelledPrompt]:
-    """The labelled prompts that set the zones; the same arguments give the same prompts."""
-    return build(
-        FAMILIES,
-        lengths=LENGTHS,
-        preambles=[background(number) for number in range(NUM_PREAMBLES)],
-        bridges=BRIDGES,
-        num_per_zone=num_per_zone,
-        temperatures=(0.0, 0.7),
-        seed=seed,
+def calibration_prompts(*, num_per_zone: int = NUM_PER_ZONE, seed: int = 0) -> list[LabelledPrompt]:
+    """The labelled prompts that set the zones; the same arguments give the same prompts.
+
+    Five of eight stand behind prose about towns (or behind nothing), the others behind five other kinds of text, so
+    that the zones learn nothing from the kind of text that happens to stand in front.
+    """
+    in_prose = round(num_per_zone * 5 / 8)
+    parts = (
+        (in_prose, 2 * seed, [background(number) for number in range(NUM_PREAMBLES)], LENGTHS),
+        (num_per_zone - in_prose, 2 * seed + 1, [other_background(number) for number in range(NUM_OTHER)], LENGTHS),
     )
+    return [
+        prompt
+        for count, part_seed, preambles, lengths in parts
+        for prompt in build(
+            FAMILIES,
+            lengths=lengths,
+            preambles=preambles,
+            bridges=BRIDGES,
+            num_per_zone=count,
+            temperatures=(0.0, 0.7),
+            seed=part_seed,
+        )
+    ]
