@@ -12,6 +12,7 @@ from attn_assets.defs.io_manager import ParquetFolders
 from attn_assets.defs.outcomes import build_failure_sensor, build_published_sensor
 from attn_assets.defs.partitions import us_from_key
 from attn_assets.defs.resources import FingerprintStore, Keepers, Plan, Progress
+from attn_assets.defs.upkeep import Bounds, build_retention
 from attn_assets.defs.watch import Rules
 from attn_assets.lake import Lake
 from attn_assets.settings import Settings
@@ -34,6 +35,12 @@ def build_resources(settings: Settings) -> dict[str, object]:
             min_agreement=settings.min_agreement,
             max_noise_share=settings.max_noise_share,
         ),
+        "bounds": Bounds(
+            keep_db_hours=settings.keep_db_hours,
+            keep_lake_hours=settings.keep_lake_hours,
+            max_lake_bytes=settings.max_lake_bytes,
+            keep_runs=settings.keep_runs,
+        ),
         "sidecar": SidecarDoor(url=settings.sidecar_url, token=settings.sidecar_token),
         "progress": Progress(),
         "keepers": Keepers(),
@@ -49,7 +56,10 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         first_hour_us=us_from_key(settings.first_hour),
     )
     return dg.Definitions(
-        assets=build_assets(first_hour=settings.first_hour, window_hours=settings.window_hours),
+        assets=[
+            *build_assets(first_hour=settings.first_hour, window_hours=settings.window_hours),
+            build_retention(),
+        ],
         jobs=[job],
         schedules=[build_schedule(job, first_hour=settings.first_hour, window_hours=settings.window_hours)],
         sensors=[

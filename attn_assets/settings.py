@@ -15,6 +15,10 @@
 | ATTN_DEBOUNCE_S        | seconds between two requests of one hour by the sensor             | 300                    |
 | ATTN_MIN_AGREEMENT     | agreement with the offline clusters below which nothing is published | 0.6                  |
 | ATTN_MAX_NOISE_SHARE   | share of rows in no cluster above which nothing is published       | 0.9                    |
+| ATTN_KEEP_DB_HOURS     | rows older than this leave the database once in the lake; 0: none  | 0                      |
+| ATTN_KEEP_LAKE_HOURS   | hours older than this leave the lake; 0: none                      | 0                      |
+| ATTN_MAX_LAKE_BYTES    | above this the oldest hours leave the lake; 0: none                | 0                      |
+| ATTN_KEEP_RUNS         | published runs that stay; 0: all                                   | 0                      |
 | ATTN_SIDECAR_URL       | told of each published run, as http://127.0.0.1:9009               |                        |
 | ATTN_SIDECAR_TOKEN     | its token, where it asks for one                                   |                        |
 | ATTN_FIRST_HOUR        | first hourly partition, UTC                                        | 2026-01-01-00:00       |
@@ -49,6 +53,10 @@ class Settings:
     debounce_s: int = 300
     min_agreement: float = 0.6
     max_noise_share: float = 0.9
+    keep_db_hours: int = 0
+    keep_lake_hours: int = 0
+    max_lake_bytes: int = 0
+    keep_runs: int = 0
     sidecar_url: str = ""
     sidecar_token: str = field(default="", repr=False)
     first_hour: str = "2026-01-01-00:00"
@@ -62,12 +70,20 @@ class Settings:
             ("seed", 0),
             ("min_new_rows", 1),
             ("debounce_s", 0),
+            ("keep_db_hours", 0),
+            ("keep_lake_hours", 0),
+            ("max_lake_bytes", 0),
+            ("keep_runs", 0),
         ):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} is {getattr(self, name)}: it must be at least {least}")
         for name in ("min_agreement", "max_noise_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise SettingsError(f"{name} is {getattr(self, name)}: it lies between 0 and 1")
+        if 0 < self.keep_lake_hours <= self.window_hours:
+            raise SettingsError(
+                f"keep_lake_hours is {self.keep_lake_hours}: it must exceed window_hours, {self.window_hours}, or be 0"
+            )
         try:
             datetime.strptime(self.first_hour, HOUR_FORMAT)
         except ValueError as error:

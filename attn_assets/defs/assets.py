@@ -4,7 +4,7 @@
 
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from attn_assets.defs import checks
 from attn_assets.defs.partitions import hourly, last_hours
-from attn_assets.defs.previews import cluster_preview, row_preview
+from attn_assets.defs.previews import cluster_preview, row_preview, zone_plots
 from attn_assets.defs.resources import FingerprintStore, Keepers, Plan, Progress
 from attn_assets.discovery.tables import facts_of
 from attn_assets.discovery.window import rows_between
@@ -23,6 +23,8 @@ from attn_assets.measure import Cost
 from attn_assets.publishing import Assets, Outcome, Run, publish_checked, why_not
 from attn_assets.stages import Tables, find_clusters, label_zones, locate
 
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))
+"""The hour is made at two minutes past: after two hours one was left out, after six somebody should know."""
 _PASSED = (dg.AssetCheckResult(passed=True), dg.AssetCheckResult(passed=True))
 
 
@@ -38,6 +40,7 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
             "kinds": {kind, "parquet"},
             "check_specs": checks.blocking(asset),
             "dagster_type": tables,
+            "freshness_policy": FRESH,
         }
 
     @dg.asset(**made_by("sqlite", asset="fingerprints"))  # type: ignore[untyped-decorator]
@@ -87,7 +90,8 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
                 previous_bundle=plan.previous(),
             )
         note = "" if rows.num_rows else f"no fingerprints in the {plan.window_hours} hours up to here: an empty map"
-        shown = {**facts_of(located)["metrics"], **row_preview(located, note)}
+        frame = facts_of(located)["frame"] or {"event": "no map"}
+        shown = {**facts_of(located)["metrics"], "frame": frame["event"], **row_preview(located, note)}
         outcomes = (checks.embedding_is_complete(located), checks.map_is_trustworthy(located))
         return _result("umap_embedding", located, outcomes, cost, shown)
 
@@ -113,12 +117,13 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
 
     @dg.asset(**made_by("numpy", asset="zone_labels"))  # type: ignore[untyped-decorator]
     def zone_labels(
-        progress: dg.ResourceParam[Progress], umap_embedding: pa.Table, hdbscan_clusters: Tables
+        plan: Plan, progress: dg.ResourceParam[Progress], umap_embedding: pa.Table, hdbscan_clusters: Tables
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """Each cluster's zone with score, margin and evidence, and each row's zone."""
         with Cost() as cost, progress.stage("zone_labels"):
             labelled = label_zones(umap_embedding, hdbscan_clusters)
-        shown = {**facts_of(labelled["points"])["metrics"], "preview": cluster_preview(labelled, hdbscan_clusters)}
+        shown: dict[str, Any] = {**facts_of(labelled["points"])["metrics"], **zone_plots(labelled, umap_embedding)}
+        shown["preview"] = cluster_preview(labelled, hdbscan_clusters)
         return _result("zone_labels", labelled, (checks.zones_are_valid(labelled, umap_embedding),), cost, shown)
 
     @dg.asset(**made_by("numpy", asset="classifier_bundle"))  # type: ignore[untyped-decorator]

@@ -22,7 +22,7 @@ SENSOR_INTERVAL_S = 30
 
 def build_job() -> UnresolvedAssetJobDefinition:
     """All five assets of one hour, with their checks."""
-    return dg.define_asset_job("discover_hour", selection=dg.AssetSelection.all())
+    return dg.define_asset_job("discover_hour", selection=dg.AssetSelection.groups("discovery"))
 
 
 def build_schedule(job: UnresolvedAssetJobDefinition, *, first_hour: str, window_hours: int) -> dg.ScheduleDefinition:

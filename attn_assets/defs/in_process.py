@@ -68,7 +68,8 @@ def begin(db: Path, output: Path, request: Request) -> tuple[RunState, int]:
         known = "the database is empty" if last_us is None else f"the newest is from {_utc(last_us)}"
         raise NoFingerprints(
             f"No fingerprints in the last {request.hours:g} hours in {db} ({known}). Send requests to the model server "
-            "while the sidecar runs, or look further back with --hours"
+            "while the sidecar runs (the server needs --return-attention-tokens and --attention-backend triton), or "
+            "look further back with --hours"
         )
     state = RunState(
         run_id=free_run_id(output, now_us),

@@ -9,6 +9,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from attn_assets.defs.partitions import us_from_key
 from attn_assets.defs.resources import FingerprintStore, Plan
+from attn_assets.memory import MENDS
 from attn_assets.publishing import record_outcome
 from attn_assets.sidecar_door import SidecarDoor, SidecarUnreachable
 from attn_core import run_failure
@@ -17,6 +18,7 @@ from attn_core.errors import StoreError
 from attn_core.run_failure import RunFailure
 from attn_core.store import HOUR_US
 
+_OUT_OF_MEMORY = ("MemoryError", "ArrowMemoryError", "_ArrayMemoryError")
 PARTITION_TAG = "dagster/partition"
 
 
@@ -32,7 +34,9 @@ def why_failed(events: Iterable[dg.DagsterEvent]) -> tuple[str, str]:
                 broken.append((asset, f"check {check.check_name} of {asset} failed: {found}"))
         elif event.is_step_failure and event.step_failure_data.error is not None:
             error = event.step_failure_data.error
-            errors.append((event.step_key or "", f"{event.step_key}: {(error.cause or error).message.strip()}"))
+            cause = error.cause or error
+            hint = f". What helps: {MENDS}" if cause.cls_name in _OUT_OF_MEMORY else ""
+            errors.append((event.step_key or "", f"{event.step_key}: {cause.message.strip()}{hint}"))
     return (broken or errors or [("", "the run failed before its first stage")])[0]
 
 
