@@ -29,6 +29,8 @@ from attn_core.classify import Classifier, cluster_label
 from attn_core.errors import BundleError
 from attn_core.fingerprint import DIM
 from attn_core.store import open_writer, record_clusters, record_run
+from attn_core.zone_scorer import FILE_NAME as CALIBRATION
+from attn_core.zone_scorer import ZoneScorer
 from attn_core.zones import ZONES
 
 MIN_JUDGED_ROWS = 100
@@ -58,7 +60,10 @@ class Fitted:
 
 def fit_classifier(assets: Assets, *, seed: int) -> Fitted:
     """Fit and judge the served classifier on the sample's rows, and let it answer for all."""
-    window = window_from_table(assets.located)
+    # Imported here: compiled loops take a second to load.
+    from attn_assets.discovery.compiled import num_threads
+
+    window, scorer = window_from_table(assets.located), calibration_of(assets.zones)
     labels = labels_of(assets.clusters)
     zone_index = np.asarray(assets.zones["points"].column("zone").combine_chunks().indices).astype(np.int8)
     sampled = np.flatnonzero(assets.located.column("in_sample").to_numpy())
@@ -76,12 +81,17 @@ def fit_classifier(assets: Assets, *, seed: int) -> Fitted:
         cluster_ids=assets.clusters["clusters"].column("cluster_id").to_numpy(),
         cluster_zone_lift=zone_lift(
             assets.zones["zone_labels"].column("score").to_numpy().reshape(-1, len(ZONES)),
-            window.zone_probabilities().mean(axis=0),
+            window.zone_probabilities(scorer).mean(axis=0),
         ),
         seed=seed,
+        scorer=scorer,
     )
-    answer = Classifier(served.arrays, run_id=None).classify(
-        window.vectors, context_len=window.context_len, sink_mass=window.sink_mass, periodicity=window.periodicity
+    answer = Classifier(served.arrays, run_id=None, scorer=scorer).classify(
+        window.vectors,
+        context_len=window.context_len,
+        sink_mass=window.sink_mass,
+        periodicity=window.periodicity,
+        threads=num_threads(),
     )
     right = answer.zone_index == zone_index
     prototypes = replace(served.prototypes, nearest_row=sampled[served.prototypes.nearest_row].astype(np.int32))
@@ -90,6 +100,29 @@ def fit_classifier(assets: Assets, *, seed: int) -> Fitted:
         served=replace(served, prototypes=prototypes),
         confidence=np.where(right, answer.confidence, 1.0 - answer.confidence).astype(np.float32),
     )
+
+
+def calibration_of(zones: Tables) -> ZoneScorer | None:
+    """The zone calibration that these zones were scored with; None where the rules scored them."""
+    read = facts_of(zones["points"]).get("zone_calibration")
+    return None if read is None else ZoneScorer.from_json(read)
+
+
+def _calibration_event(scorer: ZoneScorer | None, discovery_dir: Path) -> dict[str, Any]:
+    """What the manifest says of the zones' meaning: which calibration, and the one that `latest` has where it differs.
+
+    Without a calibration `version` is ``rules``.
+    """
+    said: dict[str, Any] = {"version": "rules"}
+    if scorer is not None:
+        kept = ("model", "made_at_us", "num_answers", "replaces")
+        said = {"version": scorer.version, **{name: scorer.provenance.get(name) for name in kept}}
+        said["sha256"] = scorer.fingerprint()
+    try:
+        before = open_bundle(discovery_dir / LATEST).manifest.get("zone_calibration", {}).get("version", "rules")
+    except BundleError:
+        return said
+    return said if before == said["version"] else {**said, "changed_from": before}
 
 
 def why_not(located: pa.Table, *, discovery_dir: Path) -> str | None:
@@ -198,7 +231,7 @@ def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Pat
     assert run.run_id is not None
     run_id, started_at_us = run.run_id, run.started_at_us
     facts, grouping = facts_of(assets.located), facts_of(assets.clusters["points"])
-    metrics = metrics_of(assets, fitted.served)
+    metrics, scorer = metrics_of(assets, fitted.served), calibration_of(assets.zones)
     row = {
         "run_id": run_id,
         "started_at_us": started_at_us,
@@ -219,6 +252,7 @@ def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Pat
         "next_cluster_id": grouping["next_id"],
         "gone_cluster_ids": grouping["gone"],
         "frame": facts.get("frame"),
+        "zone_calibration": _calibration_event(scorer, discovery_dir),
         "request_frame": facts_of(assets.clusters["requests"]).get("frame"),
     }
     tables = bundle_tables(
@@ -235,6 +269,8 @@ def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Pat
             pq.write_table(table, directory / f"{name}.parquet", compression="zstd")
         fitted.served.arrays.save(directory / "classifier.npz")
         fitted.served.baseline.save(directory / BASELINE)
+        if scorer is not None:
+            scorer.save(directory / CALIBRATION)
         write_remembered(directory, located=assets.located, window=fitted.window, clusters=assets.clusters)
 
     for abandoned in discovery_dir.glob(f".staging-{run_id}-*"):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from attn_assets.calibration.kept import Calibrations
 from attn_assets.discovery import quality
 from attn_assets.discovery.changes import counts_by_event, lineage_table
 from attn_assets.discovery.drift import drift_of
@@ -15,6 +16,7 @@ from attn_assets.discovery.frame import movement
 from attn_assets.discovery.grouping import group
 from attn_assets.discovery.labelling import label_clusters, zone_of_rows
 from attn_assets.discovery.previous import last_map_of, last_request_map_of, previous_of
+from attn_assets.discovery.request_zones import request_zones, with_deciding
 from attn_assets.discovery.requests_map import map_requests, request_features
 from attn_assets.discovery.tables import (
     cluster_tables,
@@ -137,16 +139,24 @@ def locate_requests(located: pa.Table, *, previous_bundle: Bundle | None, seed: 
     return with_facts(table, {"metrics": {f"requests_{name}": one for name, one in metrics.items()}, "frame": frame})
 
 
-def label_zones(located: pa.Table, clusters: Mapping[str, pa.Table]) -> Tables:
-    """`points`, `clusters` and `zone_labels`. Facts of `points`: metrics (the share of each zone, drift)."""
+def label_zones(
+    located: pa.Table, clusters: Mapping[str, pa.Table], *, calibrations: Calibrations | None = None
+) -> Tables:
+    """`points`, `clusters`, `zone_labels`, and `requests` with the zone of each whole request.
+
+    Facts of `points`: metrics (the share of each zone, drift), and the zone calibration that was used, None for rules.
+    """
     window, labels = window_from_table(located), labels_of(clusters)
-    probabilities = window.zone_probabilities()
+    scorer = None if calibrations is None else calibrations.in_force(located.column("model_id").unique().to_pylist())
+    probabilities = window.zone_probabilities(scorer)
     zones = label_clusters(
         labels,
         num_clusters=clusters["clusters"].num_rows,
         probabilities=probabilities,
         evidence=window.zone_features(),
     )
+    if scorer is not None:
+        zones = with_deciding(zones, labels, window, scorer)
     zone_index, score = zone_of_rows(labels, zones=zones, probabilities=probabilities)
     counts = np.bincount(zone_index, minlength=len(ZONES)) / max(len(zone_index), 1)
     metrics: Figures = {f"share_{name}": float(counts[i]) for i, name in enumerate(ZONES)}
@@ -162,4 +172,6 @@ def label_zones(located: pa.Table, clusters: Mapping[str, pa.Table]) -> Tables:
     metrics |= {} if drift is None else drift.figures()
     ids = clusters["clusters"].column("cluster_id").to_numpy()
     tables = zone_tables(cluster_ids=ids, zones=zones, zone_index=zone_index, score=score)
-    return {**tables, "points": with_facts(tables["points"], {"metrics": metrics})}
+    facts = {"metrics": metrics, "zone_calibration": None if scorer is None else scorer.as_json()}
+    requests = request_zones(located, window, scorer, probabilities)
+    return {**tables, "points": with_facts(tables["points"], facts), "requests": requests}

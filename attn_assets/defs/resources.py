@@ -11,6 +11,8 @@ from pathlib import Path
 import dagster as dg
 import pyarrow as pa
 
+from attn_assets.calibration.kept import FOLDER as ZONE_CALIBRATIONS
+from attn_assets.calibration.kept import Calibrations
 from attn_assets.discovery.embedding import Keeper, NoKeeper
 from attn_core.bundle import LATEST, Bundle, open_bundle
 from attn_core.errors import BundleError
@@ -100,6 +102,10 @@ class Plan(dg.ConfigurableResource):  # type: ignore[type-arg]
             return open_bundle(self.output / name) if name else None
         except BundleError:
             return None
+
+    def calibrations(self) -> Calibrations:
+        """The zone calibrations beside the bundles."""
+        return Calibrations(self.output / ZONE_CALIBRATIONS)
 
     def parameters(self) -> dict[str, float | int]:
         """What the manifest says of the run."""

@@ -157,7 +157,7 @@ def bundle_tables(
         "embeddings": embeddings,
         "clusters": _published_clusters(located, window, clusters, zones, labels, prototypes, positions),
         "prototypes": prototype_table,
-        "requests": request_table(located, zones["points"].column("zone"), clusters["requests"]),
+        "requests": request_table(located, zones["points"].column("zone"), clusters["requests"], zones["requests"]),
     }
 
 
@@ -208,9 +208,10 @@ def _published_clusters(
     )
 
 
-def request_table(located: pa.Table, zone: pa.ChunkedArray, mapped: pa.Table) -> pa.Table:
-    """One row a request: how many tokens, their mean map position, the share of each zone among them, and the request's
-    place on the map of requests, `mapped` (request_id, map_x, map_y).
+def request_table(located: pa.Table, zone: pa.ChunkedArray, mapped: pa.Table, zoned: pa.Table) -> pa.Table:
+    """One row a request: how many tokens, their mean map position, the share of each zone among them, the request's
+    place on the map of requests, `mapped` (request_id, map_x, map_y), and its own zone, `zoned` (request_id, zone,
+    zone_confidence).
     """
     index = zone.combine_chunks()
     codes = np.asarray(index.indices) if isinstance(index, pa.DictionaryArray) else np.zeros(0, np.int8)
@@ -225,8 +226,9 @@ def request_table(located: pa.Table, zone: pa.ChunkedArray, mapped: pa.Table) ->
         "model_id": grouped.column("model_id_first"),
         "num_tokens": grouped.column("request_id_count"),
         **{name: grouped.column(f"{name}_mean").cast(pa.float32()) for name in means},
-        # Both in the order in which the requests first appear.
+        # All in the order in which the requests first appear.
         **{name: mapped.column(name) for name in ("map_x", "map_y")},
+        **{name: zoned.column(name) for name in ("zone", "zone_confidence")},
     }
     return pa.table(named)
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from attn_assets.discovery.companions import fill_companions
 from attn_core.features import features_from_vectors
 from attn_core.fingerprint import DIM
+from attn_core.zone_scorer import ZoneScorer
 from attn_core.zones import zone_features, zone_probabilities
 
 F32 = npt.NDArray[np.float32]
@@ -29,11 +30,17 @@ class Window:
     num_filled: int
     """Rows whose companions were missing and had to be assumed."""
 
-    def zone_probabilities(self) -> F32:
-        """The rules' probability of each zone: [m, 5]."""
+    def zone_probabilities(self, scorer: ZoneScorer | None = None) -> F32:
+        """Each token's probability of each zone, by itself alone, of the calibration or else of the rules: [m, 5]."""
+        if scorer is not None:
+            return scorer.token_probabilities(self.zone_inputs(scorer))
         return zone_probabilities(
             self.vectors, context_len=self.context_len, sink_mass=self.sink_mass, periodicity=self.periodicity
         )
+
+    def zone_inputs(self, scorer: ZoneScorer) -> npt.NDArray[np.float64]:
+        """What the calibration looks at: [m, 25]."""
+        return scorer.inputs(self.features, context_len=self.context_len, periodicity=self.periodicity)
 
     def zone_features(self) -> npt.NDArray[np.float64]:
         """What the rules look at: [m, 5]."""
