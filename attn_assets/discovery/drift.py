@@ -29,8 +29,8 @@ HIGH = 0.99
 """A figure above this quantile of its draws has changed: one hour in a hundred does without cause."""
 MIN_REQUESTS = 3
 """On each side; with fewer nothing can be said."""
-MAX_ROWS = 40_000
-"""On each side; of more a seeded sample is taken."""
+MAX_ROWS = 120_000
+"""Of more rows a seeded sample is taken, with as large a part of either side: draws mix the two."""
 MAX_UNITS = 64
 """Requests of the newest hour are dealt into at most so many groups that move as one, the others alike."""
 _MIN_COUNT = 0.5
@@ -102,14 +102,13 @@ def drift_of(
     is_new = newest >= end_us - HOUR_US
     if min(is_new.sum(), (~is_new).sum()) < MIN_REQUESTS:
         return None
-    sides = [np.flatnonzero(is_new[request_no] == side) for side in (True, False)]
-    rows = np.concatenate([side[sample_rows(len(side), size=MAX_ROWS, seed=seed)] for side in sides])
-    unit, num_new = _units(is_new, seed=seed)
-    unit = unit[request_no[rows]]
+    rows = sample_rows(len(request_no), size=MAX_ROWS, seed=seed)
+    all_units, num_new = _units(is_new, seed=seed)
+    unit = all_units[request_no[rows]]
     rng = np.random.default_rng(seed)
     clusters = np.unique(cluster_ids[rows], return_inverse=True)[1]
     histograms, step = _projected(features[rows].astype(np.float64), rng=rng)
-    num_units = int(unit.max()) + 1
+    num_units = int(all_units.max()) + 1
     counted = [
         _counts(unit, columns, num_units=num_units, num_columns=width)
         for columns, width in (
@@ -128,8 +127,8 @@ def drift_of(
         distance=_change(_sliced_distance(sliced, step)),
         zones=_change(_stability_index(zones)),
         clusters=_change(_stability_index(found)),
-        outliers=_change(outliers.new[:, 1] / outliers.new.sum(axis=1) - outliers.old[:, 1] / outliers.old.sum(axis=1)),
-        outlier_share=float(outliers.new[0, 1] / outliers.new[0].sum()),
+        outliers=_change(_shares(outliers.new)[:, 1] - _shares(outliers.old)[:, 1]),
+        outlier_share=float(_shares(outliers.new)[0, 1]),
         num_requests=int(is_new.sum()),
     )
 
@@ -177,11 +176,15 @@ def _counts(unit: I64, columns: npt.NDArray[np.integer], *, num_units: int, num_
     return counts.reshape(num_units, num_columns).astype(np.float64)
 
 
+def _shares(counts: F64) -> F64:
+    shares: F64 = counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1.0)
+    return shares
+
+
 def _sliced_distance(sides: _Sides, step: F64) -> F64:
     def below(counts: F64) -> F64:
         shares = counts.reshape(len(counts), NUM_DIRECTIONS, NUM_BINS)
-        function: F64 = np.cumsum(shares, axis=2)[:, :, :-1] / shares.sum(axis=2, keepdims=True)
-        return function
+        return np.cumsum(_shares(shares), axis=2)[:, :, :-1]
 
     distance: F64 = (np.abs(below(sides.new) - below(sides.old)) * step).sum(axis=2).mean(axis=1)
     return distance

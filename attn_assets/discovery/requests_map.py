@@ -18,25 +18,35 @@ from attn_assets.discovery.renewal import LastMap
 MAX_FITTED = 4_000
 """Requests that the map is fitted on; more of them are placed against these."""
 F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 
 def request_features(features: F32, *, request_no: I64, step: npt.NDArray[np.integer]) -> F32:
     """float32 [r, 3 d] of the tokens' features [m, d]: mean, standard deviation, mean absolute step.
 
-    `request_no` [m] counts the requests from 0, `step` [m] orders a request's tokens. A single token has no spread and
-    no step: zeros.
+    `request_no` [m] counts the requests from 0, each with a token at least; `step` [m] orders a request's tokens. A
+    single token has no spread and no step: zeros.
     """
+    num_tokens, dim = features.shape
     num_requests = int(request_no.max(initial=-1)) + 1
+    found = np.zeros((num_requests, 3 * dim), dtype=np.float32)
+    if not num_tokens:
+        return found
     order = np.lexsort((step, request_no))
-    rows, numbers = features[order].astype(np.float64), request_no[order]
-    count = np.maximum(np.bincount(numbers, minlength=num_requests), 1)[:, None]
-    mean = _sums(rows, numbers, num_requests) / count
-    spread = np.sqrt(_sums((rows - mean[numbers]) ** 2, numbers, num_requests) / count)
+    numbers = request_no[order]
+    starts = np.searchsorted(numbers, np.arange(num_requests))
+    count = np.diff(starts, append=num_tokens)
     same = numbers[1:] == numbers[:-1]
-    steps = _sums(np.abs(np.diff(rows, axis=0))[same], numbers[1:][same], num_requests) / np.maximum(count - 1, 1)
-    return np.concatenate([mean, spread, steps], axis=1).astype(np.float32)
+    # Column by column: a million tokens at once would take half a gigabyte.
+    for k in range(dim):
+        column = features[order, k].astype(np.float64)
+        mean = np.add.reduceat(column, starts) / count
+        spread = np.sqrt(np.add.reduceat((column - mean[numbers]) ** 2, starts) / count)
+        steps = np.append(np.abs(np.diff(column)) * same, 0.0)
+        found[:, [k, dim + k, 2 * dim + k]] = np.column_stack(
+            [mean, spread, np.add.reduceat(steps, starts) / np.maximum(count - 1, 1)]
+        )
+    return found
 
 
 def map_requests(features: F32, *, request_ids: pa.Array, last: LastMap | None, now_us: int, seed: int) -> Embedding:
@@ -53,9 +63,3 @@ def map_requests(features: F32, *, request_ids: pa.Array, last: LastMap | None, 
         last=last,
         now_us=now_us,
     )
-
-
-def _sums(rows: F64, numbers: I64, count: int) -> F64:
-    total = np.zeros((count, rows.shape[1]))
-    np.add.at(total, numbers, rows)
-    return total
