@@ -19,6 +19,7 @@ BENCHMARKS = (
     "fuzz_frames",
     "sidecar_soak",
     "run_swaps",
+    "zones",
     "neighbours",
     "umap",
     "hdbscan",

@@ -75,7 +75,7 @@ def judged(
     shares = np.bincount(given, minlength=len(ZONES)) / len(given)
 
     def figure(what: str, value: float, target: str, *, met: bool) -> Figure:
-        return figure_from_limit(name=NAME, figure=what, value=value, unit="", target=target, met=met)
+        return figure_from_limit(name=NAME, figure=what, value=value, unit="", target=target, met=bool(met))
 
     figures = [
         figure("macro_f1", requests.macro_f1, f">= {MACRO_F1}", met=requests.macro_f1 >= MACRO_F1),

@@ -121,7 +121,7 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """Each cluster's zone with score, margin and evidence, and each row's zone."""
         with Cost() as cost, progress.stage("zone_labels"):
-            labelled = label_zones(umap_embedding, hdbscan_clusters)
+            labelled = label_zones(umap_embedding, hdbscan_clusters, calibrations=plan.calibrations())
         shown: dict[str, Any] = {**facts_of(labelled["points"])["metrics"], **zone_plots(labelled, umap_embedding)}
         shown["preview"] = cluster_preview(labelled, hdbscan_clusters)
         return _result("zone_labels", labelled, (checks.zones_are_valid(labelled, umap_embedding),), cost, shown)
