@@ -8,12 +8,11 @@ import dagster as dg
 
 from attn_assets.defs.assets import build_assets
 from attn_assets.defs.automation import build_early_sensor, build_job, build_schedule, build_sensor
-from attn_assets.defs.calibration import zone_calibration
 from attn_assets.defs.io_manager import ParquetFolders
 from attn_assets.defs.outcomes import build_failure_sensor, build_published_sensor
 from attn_assets.defs.partitions import us_from_key
 from attn_assets.defs.resources import FingerprintStore, Keepers, Plan, Progress
-from attn_assets.defs.upkeep import Bounds, build_retention
+from attn_assets.defs.upkeep import Bounds, build_retention, build_upkeep_sensor
 from attn_assets.defs.watch import Rules
 from attn_assets.lake import Lake
 from attn_assets.settings import Settings
@@ -60,7 +59,6 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         assets=[
             *build_assets(first_hour=settings.first_hour, window_hours=settings.window_hours),
             build_retention(),
-            zone_calibration,
         ],
         jobs=[job],
         schedules=[build_schedule(job, first_hour=settings.first_hour, window_hours=settings.window_hours)],
@@ -69,6 +67,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             build_early_sensor(job, first_hour=settings.first_hour),
             build_failure_sensor(job),
             build_published_sensor(job),
+            build_upkeep_sensor(),
         ],
         resources=build_resources(settings),
         # The multiprocess executor starts a Python for every asset: 20 s of start for seconds of work.

@@ -62,3 +62,10 @@ def build_retention() -> dg.AssetsDefinition:
         )
 
     return retention
+
+
+def build_upkeep_sensor() -> dg.AutomationConditionSensorDefinition:
+    """What looks at the automation condition of `retention`; Dagster's own such sensor would wait to be switched on."""
+    return dg.AutomationConditionSensorDefinition(
+        "upkeep", target=dg.AssetSelection.groups("upkeep"), default_status=dg.DefaultSensorStatus.RUNNING
+    )

@@ -23,7 +23,6 @@ GRAPH = {
     "zone_labels": ["hdbscan_clusters", "umap_embedding"],
     "classifier_bundle": ["hdbscan_clusters", "umap_embedding", "zone_labels"],
     "retention": [],
-    "zone_calibration": [],
 }
 CHECKS = {
     "fingerprints": {"schema_holds", "vectors_hold_invariants", "rows_match_database"},
@@ -63,7 +62,7 @@ def test_job_schedule_and_sensor(definitions):
     assert [job.name for job in repository.get_all_jobs() if not job.name.startswith("__")] == ["discover_hour"]
     assert [(s.name, s.cron_schedule) for s in repository.schedule_defs] == [("hourly_discovery", "2 * * * *")]
     sensors = {sensor.name: sensor.default_status for sensor in repository.sensor_defs}
-    names = ("early_discovery", "failed_discovery", "new_fingerprints", "published_discovery")
+    names = ("early_discovery", "failed_discovery", "new_fingerprints", "published_discovery", "upkeep")
     assert sensors == dict.fromkeys(names, dg.DefaultSensorStatus.RUNNING)
     assert repository.get_job("discover_hour").executor_def.name == "in_process"
 
