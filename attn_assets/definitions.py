@@ -8,6 +8,7 @@ import dagster as dg
 
 from attn_assets.defs.assets import build_assets
 from attn_assets.defs.automation import build_early_sensor, build_job, build_schedule, build_sensor
+from attn_assets.defs.calibration import zone_calibration
 from attn_assets.defs.io_manager import ParquetFolders
 from attn_assets.defs.outcomes import build_failure_sensor, build_published_sensor
 from attn_assets.defs.partitions import us_from_key
@@ -59,6 +60,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         assets=[
             *build_assets(first_hour=settings.first_hour, window_hours=settings.window_hours),
             build_retention(),
+            zone_calibration,
         ],
         jobs=[job],
         schedules=[build_schedule(job, first_hour=settings.first_hour, window_hours=settings.window_hours)],

@@ -23,6 +23,7 @@ GRAPH = {
     "zone_labels": ["hdbscan_clusters", "umap_embedding"],
     "classifier_bundle": ["hdbscan_clusters", "umap_embedding", "zone_labels"],
     "retention": [],
+    "zone_calibration": [],
 }
 CHECKS = {
     "fingerprints": {"schema_holds", "vectors_hold_invariants", "rows_match_database"},
