@@ -41,6 +41,8 @@ class RunState:
     previous_run_id: str
     """Whose cluster ids are carried on; empty for nobody's."""
     started_at_us: int
+    max_memory_gb: float | None = None
+    """Above this the run is stopped; it decides nothing else."""
     status: str = "running"
     version: int = STATE_VERSION
 

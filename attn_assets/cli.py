@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ examples:
   attn-discover --db fingerprints.db --output ./discovery_outputs \\
       --long-running --websocket-port 9010 --max-memory-gb 16
   attn-discover --db fingerprints.db --output ./discovery_outputs --resume RUN_ID
+  attn-discover calibrate --help       (calibrate the zones to the model that is served)
 
 what it does:
   reads the fingerprints of the last hours, lays them out on a map (UMAP on a sample, the rest placed against it), finds
@@ -36,7 +39,8 @@ exit codes:
   0 published   1 failed   2 a flag or the database cannot be used   3 no fingerprints in the window
   130 / 143 stopped by Ctrl+C / SIGTERM (with --long-running: resumable)
 
-out of memory: lower --umap-sample-size, or set --long-running --max-memory-gb.
+out of memory:
+  1. reduce --umap-sample-size   2. use --long-running with --max-memory-gb   3. change the chunk size with --batch-size
 """
 _DEFAULTS: dict[str, Any] = {
     "hours": 24.0,
@@ -81,13 +85,18 @@ def build_parser() -> argparse.ArgumentParser:
     add("--websocket-port", type=_at_least(0), metavar="N",
         help="serve progress as JSON on ws://127.0.0.1:N (0: any free port, printed)")  # fmt: skip
     add("--max-memory-gb", type=_positive(float), metavar="G",
-        help="reduce sample and batch so that the run stays within G * 10^9 bytes")  # fmt: skip
+        help="stay within G * 10^9 bytes: batches (and a sample not given) are planned so; stopped above")  # fmt: skip
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code. Ctrl+C and SIGTERM end the process, saved, with 130 and 143."""
-    args = build_parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["calibrate"]:
+        from attn_assets.calibration.command import main as calibrate
+
+        return calibrate(arguments[1:])
+    args = build_parser().parse_args(arguments)
     try:
         _refuse_on_resume(args)
         return _discover(args)
@@ -101,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _discover(args: argparse.Namespace) -> int:
     # Imported here and not above: Dagster and SciPy take seconds, and --help should not.
+    from attn_assets.memory import MemoryExceeded
     from attn_assets.progress import LiveProgress
     from attn_assets.progress_socket import ProgressSocket
 
@@ -118,11 +128,15 @@ def _discover(args: argparse.Namespace) -> int:
     try:
         _record(args.db, state, "running")
         return _run_until_stopped(args, state, checkpoint, progress)
+    except MemoryExceeded as error:
+        # Its thread still works, and goes on taking memory: only leaving ends that.
+        progress.forbid_publishing()
+        _fail(args, state, checkpoint, progress, error)
+        print(f"attn-discover: {error}", file=sys.stderr, flush=True)
+        _leave(args, state, socket, EXIT_FAILED)
+        raise
     except AttnError as error:
-        if checkpoint is not None:
-            checkpoint.finish(state, status="failed")
-        progress.end("failed")
-        _try_record(args.db, state, "failed", error=str(error))
+        _fail(args, state, checkpoint, progress, error)
         raise
     except _Stopped as stopped:
         _stop(stopped.number, args, state, checkpoint, progress, socket)
@@ -142,6 +156,8 @@ def _prepare(args: argparse.Namespace) -> tuple[RunState, Checkpoint | None, boo
         state = checkpoint.load()
         if not args.db.exists():
             raise SettingsError(f"--db {args.db} does not exist: name the database that the run was started with")
+        if args.max_memory_gb is not None:
+            state = replace(state, max_memory_gb=args.max_memory_gb)
         print(f"resuming {state.run_id}: {state.status}", file=sys.stderr)
         return state, checkpoint, state.status == "published"
     chosen = {
@@ -150,13 +166,14 @@ def _prepare(args: argparse.Namespace) -> tuple[RunState, Checkpoint | None, boo
     state, num_rows = begin(args.db, args.output, Request(**chosen))
     print(f"{num_rows:,} fingerprints in the last {state.hours:g} hours", file=sys.stderr)
     if args.max_memory_gb is not None:
-        from dataclasses import replace
-
         sizes = fit_sizes(
             num_rows=num_rows, umap_sample_size=state.umap_sample_size, batch_size=state.batch_size,
+            max_memory_gb=args.max_memory_gb, sample_is_fixed=args.umap_sample_size is not None,
+        )  # fmt: skip
+        state = replace(
+            state, umap_sample_size=sizes.umap_sample_size, batch_size=sizes.batch_size,
             max_memory_gb=args.max_memory_gb,
         )  # fmt: skip
-        state = replace(state, umap_sample_size=sizes.umap_sample_size, batch_size=sizes.batch_size)
         fitted = (
             f"; sample {sizes.umap_sample_size:,} rows, batch {sizes.batch_size:,}, to fit" if sizes.reduced else ""
         )
@@ -174,7 +191,9 @@ def _run_until_stopped(
 ) -> int:
     """The work runs in a thread: a signal then stops us at once, even in the middle of a long compiled call."""
     from attn_assets.defs.in_process import run
-    from attn_assets.summary import summary
+    from attn_assets.measure import peak_bytes
+    from attn_assets.memory import MemoryExceeded, MemoryWatch
+    from attn_assets.summary import result_of, summary
     from attn_core.bundle import open_bundle
 
     failure: list[BaseException] = []
@@ -188,13 +207,21 @@ def _run_until_stopped(
         finally:
             done.set()
 
+    def too_much(error: MemoryExceeded) -> None:
+        failure.append(error)
+        done.set()
+
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         threading.Thread(target=work, name="discovery", daemon=True).start()
-        done.wait()
+        if state.max_memory_gb is None:
+            done.wait()
+        else:
+            with MemoryWatch(state.max_memory_gb, on_exceeded=too_much):
+                done.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -202,8 +229,11 @@ def _run_until_stopped(
         raise failure[0]
     if checkpoint is not None:
         checkpoint.finish(state, status="published")
-    progress.end("published")
-    print(summary(open_bundle(args.output / state.run_id)))
+    bundle = open_bundle(args.output / state.run_id)
+    progress.end("published", result=result_of(bundle))
+    print(summary(bundle))
+    bound = f" of {state.max_memory_gb:g} GB" if state.max_memory_gb is not None else ""
+    print(f"peak memory {peak_bytes() / 1e9:.2f} GB{bound}", file=sys.stderr)
     print(f"published {args.output / state.run_id}")
     return 0
 
@@ -213,8 +243,6 @@ def _stop(
     socket: ProgressSocket | None,
 ) -> None:  # fmt: skip
     """Say how to go on, and leave at once: what is finished is on disk already, the piece in hand is dropped."""
-    from attn_assets.defs.in_process import discard
-
     progress.forbid_publishing()
     published = (args.output / state.run_id).exists()
     if published:
@@ -231,11 +259,37 @@ def _stop(
         checkpoint.finish(state, status=outcome)
     progress.end(outcome)
     print(f"\n{said}", file=sys.stderr, flush=True)
+    _leave(args, state, socket, 128 + number)
+
+
+def _fail(
+    args: argparse.Namespace, state: RunState, checkpoint: Checkpoint | None, progress: LiveProgress, error: AttnError
+) -> None:
+    """Tell everyone who may be watching that the run failed: checkpoint, socket, database, sidecar."""
+    from attn_core import run_failure
+
+    if checkpoint is not None:
+        checkpoint.finish(state, status="failed")
+    progress.end("failed", message=str(error))
+    _try_record(args.db, state, "failed", error=str(error))
+    failure = run_failure.RunFailure(
+        run_id=state.run_id, stage=getattr(error, "stage", ""), reason=str(error), failed_at_us=time.time_ns() // 1000
+    )
+    try:
+        run_failure.tell(args.output, failure)
+    except OSError as refusal:
+        print(f"the sidecar cannot be told: {refusal}", file=sys.stderr, flush=True)
+
+
+def _leave(args: argparse.Namespace, state: RunState, socket: ProgressSocket | None, code: int) -> None:
+    """End this process while its thread still works."""
+    from attn_assets.defs.in_process import discard
+
     if socket is not None:
         socket.close()
     sys.stdout.flush()
     discard(args.output, state.run_id)
-    os._exit(128 + number)
+    os._exit(code)
 
 
 def _record(db: Path, state: RunState, status: str, *, error: str | None = None) -> None:
@@ -254,7 +308,7 @@ def _try_record(db: Path, state: RunState, status: str, *, error: str | None = N
 
 
 def _refuse_on_resume(args: argparse.Namespace) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in (*_DEFAULTS, "max_memory_gb") if getattr(args, name) is not None]
+    given = [f"--{name.replace('_', '-')}" for name in _DEFAULTS if getattr(args, name) is not None]
     if args.resume is not None and given:
         raise SettingsError(f"--resume takes the parameters of the run that was stopped: leave out {', '.join(given)}")
 

@@ -27,11 +27,16 @@ class Cost:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.duration_s = time.perf_counter() - self._start
-        self.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+        self.peak_memory_bytes = peak_bytes()
 
     def metadata(self) -> dict[str, float | int]:
         """The figures by the names that they have in Dagster."""
         return {"duration_s": round(self.duration_s, 3), "peak_memory_bytes": self.peak_memory_bytes}
+
+
+def peak_bytes() -> int:
+    """The most memory that this process had in RAM so far, as the kernel saw it."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
 
 
 def resident_bytes() -> int:

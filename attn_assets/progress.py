@@ -9,8 +9,14 @@ A message on the socket is one JSON object:
 | done      | rows of the stage that are done                                                        |
 | total     | rows of the stage; 0 while unknown                                                     |
 | percent   | 100 done / total; 0 while unknown                                                      |
+| rows_per_s | rows of the stage that are done in a second; null while unknown                       |
+| eta_s     | seconds until the stage is done at that rate; null while unknown                       |
 | rss_bytes | memory of the process in RAM                                                           |
-| eta_s     | seconds until the stage is done, from the rate of its last rows; null while unknown    |
+| peak_rss_bytes | the most it had so far                                                            |
+| message   | why it failed; else null                                                               |
+| result    | what was published: path, num_fingerprints, num_clusters, noise_share, metrics; else null |
+
+docs/discovery.md has it as a JSON schema.
 """
 
 from __future__ import annotations
@@ -18,13 +24,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TextIO
 
 from attn_assets.defs.resources import Progress
-from attn_assets.measure import resident_bytes
+from attn_assets.measure import peak_bytes, resident_bytes
 
 LINE_INTERVAL_S = 1.0
 HEARTBEAT_S = 2.0
@@ -41,8 +47,12 @@ class Event:
     done: int = 0
     total: int = 0
     percent: float = 0.0
-    rss_bytes: int = 0
+    rows_per_s: float | None = None
     eta_s: float | None = None
+    rss_bytes: int = 0
+    peak_rss_bytes: int = 0
+    message: str | None = None
+    result: Mapping[str, object] | None = None
 
     def to_dict(self) -> dict[str, object]:
         """As JSON wants it."""
@@ -82,11 +92,13 @@ class LiveProgress(Progress):
             if fresh:
                 self._stage_started, self._first_done = now, done
             moved, spent = done - self._first_done, now - self._stage_started
-            eta_s = round(spent * (total - done) / moved, 1) if moved > 0 and total else None
+            known = moved > 0 and total > 0 and spent > 0
+            rows_per_s = round(moved / spent, 1) if known else None
+            eta_s = round(spent * (total - done) / moved, 1) if known else None
             percent = round(100.0 * done / total, 1) if total else 0.0
             self._event = replace(
                 self._event, stage=stage, done=done, total=total, percent=percent, eta_s=eta_s,
-                rss_bytes=resident_bytes(),
+                rows_per_s=rows_per_s, rss_bytes=resident_bytes(), peak_rss_bytes=peak_bytes(),
             )  # fmt: skip
             event = self._event
             speak = fresh or now - self._line_at >= LINE_INTERVAL_S
@@ -107,20 +119,23 @@ class LiveProgress(Progress):
         """
         self._publishing.acquire()
 
-    def end(self, stage: str) -> None:
-        """The last word: `published`, `failed` or `interrupted`."""
+    def end(self, stage: str, *, message: str | None = None, result: Mapping[str, object] | None = None) -> None:
+        """The last word: `published` with its result, `failed` with why, or `interrupted`."""
         self._stop.set()
         with self._lock:
             done = self._event.total if stage == "published" else self._event.done
             percent = 100.0 if stage == "published" else self._event.percent
-            self._event = replace(self._event, stage=stage, done=done, percent=percent, eta_s=None)
+            self._event = replace(
+                self._event, stage=stage, done=done, percent=percent, eta_s=None, rows_per_s=None,
+                rss_bytes=resident_bytes(), peak_rss_bytes=peak_bytes(), message=message, result=result,
+            )  # fmt: skip
             event = self._event
         self._tell(event)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             with self._lock:
-                self._event = replace(self._event, rss_bytes=resident_bytes())
+                self._event = replace(self._event, rss_bytes=resident_bytes(), peak_rss_bytes=peak_bytes())
                 event, quiet = self._event, time.monotonic() - self._line_at >= QUIET_S
             self._tell(event)
             if quiet:
@@ -131,9 +146,10 @@ class LiveProgress(Progress):
             self._listener(event)
 
     def _say(self, event: Event) -> None:
+        rate = f", {event.rows_per_s:,.0f} a s" if event.rows_per_s else ""
         of = f"{event.percent:5.1f}%  {event.done:,} of {event.total:,} rows" if event.total else "..."
         left = f", {event.eta_s:.0f} s left" if event.eta_s is not None and event.done < event.total else ""
-        self._line(f"{event.stage:18s} {of}{left}  ({event.rss_bytes / 1e6:,.0f} MB)")
+        self._line(f"{event.stage:18s} {of}{rate}{left}  ({event.rss_bytes / 1e6:,.0f} MB)")
 
     def _line(self, text: str) -> None:
         self._line_at = time.monotonic()

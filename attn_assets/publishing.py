@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,16 @@ from attn_assets.discovery import serving
 from attn_assets.discovery.labelling import zone_lift
 from attn_assets.discovery.tables import bundle_tables, facts_of, labels_of
 from attn_assets.discovery.window import Window, window_from_table
+from attn_assets.remembered import write_remembered
+from attn_core import run_failure
 from attn_core.baseline import FILE_NAME as BASELINE
-from attn_core.bundle import LATEST, open_bundle, publish, run_id_from_time
+from attn_core.bundle import LATEST, latest_run_id, open_bundle, point_latest, publish, run_id_from_time
 from attn_core.classify import Classifier, cluster_label
 from attn_core.errors import BundleError
 from attn_core.fingerprint import DIM
 from attn_core.store import open_writer, record_clusters, record_run
+from attn_core.zone_scorer import FILE_NAME as CALIBRATION
+from attn_core.zone_scorer import ZoneScorer
 from attn_core.zones import ZONES
 
 MIN_JUDGED_ROWS = 100
@@ -56,7 +60,10 @@ class Fitted:
 
 def fit_classifier(assets: Assets, *, seed: int) -> Fitted:
     """Fit and judge the served classifier on the sample's rows, and let it answer for all."""
-    window = window_from_table(assets.located)
+    # Imported here: compiled loops take a second to load.
+    from attn_assets.discovery.compiled import num_threads
+
+    window, scorer = window_from_table(assets.located), calibration_of(assets.zones)
     labels = labels_of(assets.clusters)
     zone_index = np.asarray(assets.zones["points"].column("zone").combine_chunks().indices).astype(np.int8)
     sampled = np.flatnonzero(assets.located.column("in_sample").to_numpy())
@@ -74,12 +81,17 @@ def fit_classifier(assets: Assets, *, seed: int) -> Fitted:
         cluster_ids=assets.clusters["clusters"].column("cluster_id").to_numpy(),
         cluster_zone_lift=zone_lift(
             assets.zones["zone_labels"].column("score").to_numpy().reshape(-1, len(ZONES)),
-            window.zone_probabilities().mean(axis=0),
+            window.zone_probabilities(scorer).mean(axis=0),
         ),
         seed=seed,
+        scorer=scorer,
     )
-    answer = Classifier(served.arrays, run_id=None).classify(
-        window.vectors, context_len=window.context_len, sink_mass=window.sink_mass, periodicity=window.periodicity
+    answer = Classifier(served.arrays, run_id=None, scorer=scorer).classify(
+        window.vectors,
+        context_len=window.context_len,
+        sink_mass=window.sink_mass,
+        periodicity=window.periodicity,
+        threads=num_threads(),
     )
     right = answer.zone_index == zone_index
     prototypes = replace(served.prototypes, nearest_row=sampled[served.prototypes.nearest_row].astype(np.int32))
@@ -88,6 +100,29 @@ def fit_classifier(assets: Assets, *, seed: int) -> Fitted:
         served=replace(served, prototypes=prototypes),
         confidence=np.where(right, answer.confidence, 1.0 - answer.confidence).astype(np.float32),
     )
+
+
+def calibration_of(zones: Tables) -> ZoneScorer | None:
+    """The zone calibration that these zones were scored with; None where the rules scored them."""
+    read = facts_of(zones["points"]).get("zone_calibration")
+    return None if read is None else ZoneScorer.from_json(read)
+
+
+def _calibration_event(scorer: ZoneScorer | None, discovery_dir: Path) -> dict[str, Any]:
+    """What the manifest says of the zones' meaning: which calibration, and the one that `latest` has where it differs.
+
+    Without a calibration `version` is ``rules``.
+    """
+    said: dict[str, Any] = {"version": "rules"}
+    if scorer is not None:
+        kept = ("model", "made_at_us", "num_answers", "replaces")
+        said = {"version": scorer.version, **{name: scorer.provenance.get(name) for name in kept}}
+        said["sha256"] = scorer.fingerprint()
+    try:
+        before = open_bundle(discovery_dir / LATEST).manifest.get("zone_calibration", {}).get("version", "rules")
+    except BundleError:
+        return said
+    return said if before == said["version"] else {**said, "changed_from": before}
 
 
 def why_not(located: pa.Table, *, discovery_dir: Path) -> str | None:
@@ -109,6 +144,7 @@ def metrics_of(assets: Assets, served: serving.Served) -> dict[str, float | int]
     figures = {
         **facts_of(assets.located).get("metrics", {}),
         **facts_of(assets.clusters["points"]).get("metrics", {}),
+        **facts_of(assets.zones["points"]).get("metrics", {}),
         "cluster_agreement": served.figures.cluster_agreement,
         "noise_agreement": served.figures.noise_agreement,
         "zone_agreement": served.figures.zone_agreement,
@@ -119,34 +155,84 @@ def metrics_of(assets: Assets, served: serving.Served) -> dict[str, float | int]
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def check_agreement(served: serving.Served, *, floor: float) -> None:
-    """Raise `BundleError` where the served classifier does not do what discovery found."""
-    found = served.figures.cluster_agreement
-    if found is not None and served.figures.num_judged >= MIN_JUDGED_ROWS and found < floor:
-        raise BundleError(
-            f"the served classifier gives {found:.2f} of held-out rows their cluster, below {floor:.2f}: not "
-            "published, `latest` stays. Look at the map for clusters that overlap, or raise --min-cluster-size"
-        )
+class Verdict(Protocol):
+    """What a check says."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it holds."""
 
 
-def publish_run(
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is being published."""
+
+    run_id: str | None
+    """None: the first that is free."""
+    parameters: Mapping[str, Any]
+    started_at_us: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Whether a window became `latest`, and what was looked at before."""
+
+    note: str
+    run_id: str | None = None
+    metrics: Mapping[str, float | int] = field(default_factory=dict)
+    checks: tuple[Any, ...] = ()
+    """The verdicts of `agrees` and `verifies`, in this order; none where nothing was to be published."""
+
+
+def publish_checked(
     assets: Assets,
-    fitted: Fitted,
+    run: Run,
     *,
     discovery_dir: Path,
     db: Path,
-    run_id: str | None,
-    parameters: Mapping[str, Any],
-    started_at_us: int,
-) -> str:
-    """Publish the bundle, make it `latest`, and record run, clusters and zone labels in the database.
+    seed: int,
+    agrees: Callable[[Mapping[str, float | int]], Verdict],
+    verifies: Callable[[str | None], Verdict],
+    publishing: Callable[[], AbstractContextManager[None]],
+) -> Outcome:
+    """Fit, write the bundle, look at it as a reader does, and only then make it `latest` and tell the database.
 
-    Returns the run id. A run that was published already, and only not recorded, is recorded.
+    What `agrees` (of the figures) or `verifies` (of the run written) refuses is removed: `latest` stays as it was.
     """
-    run_id = run_id or free_run_id(discovery_dir, started_at_us)
-    facts, grouping = facts_of(assets.located), facts_of(assets.clusters["points"])
+    fitted = fit_classifier(assets, seed=seed)
     metrics = metrics_of(assets, fitted.served)
-    run = {
+    agreed = agrees(metrics)
+    if not agreed.passed:
+        note = "not published: the served classifier does not agree with the clusters"
+        return Outcome(note=note, metrics=metrics, checks=(agreed, verifies(None)))
+    with publishing():
+        run_id = run.run_id or free_run_id(discovery_dir, run.started_at_us)
+        target = discovery_dir / run_id
+        if target.exists() and latest_run_id(discovery_dir) != run_id and not verifies(run_id).passed:
+            shutil.rmtree(target)
+        record = write_bundle(assets, fitted, replace(run, run_id=run_id), discovery_dir=discovery_dir)
+        verified = verifies(run_id)
+        if not verified.passed:
+            if latest_run_id(discovery_dir) != run_id:
+                shutil.rmtree(target)
+            note = f"not published: {run_id} is not what was written"
+            return Outcome(note=note, metrics=metrics, checks=(agreed, verified))
+        point_latest(discovery_dir, run_id=run_id)
+        record(db)
+        run_failure.forget(discovery_dir)
+    return Outcome(note=f"published as {run_id}", run_id=run_id, metrics=metrics, checks=(agreed, verified))
+
+
+def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Path) -> Callable[[Path], None]:
+    """Write the bundle of `run.run_id` where it is not there yet; `latest` is left alone.
+
+    Returns what records run, clusters and zone labels in a database.
+    """
+    assert run.run_id is not None
+    run_id, started_at_us = run.run_id, run.started_at_us
+    facts, grouping = facts_of(assets.located), facts_of(assets.clusters["points"])
+    metrics, scorer = metrics_of(assets, fitted.served), calibration_of(assets.zones)
+    row = {
         "run_id": run_id,
         "started_at_us": started_at_us,
         "window_start_us": facts["window_start_us"],
@@ -154,17 +240,20 @@ def publish_run(
         "num_fingerprints": assets.located.num_rows,
         "num_clusters": assets.clusters["clusters"].num_rows,
         "noise_share": grouping["metrics"]["noise_share"],
-        "parameters": dict(parameters),
+        "parameters": dict(run.parameters),
         "metrics": metrics,
     }
     manifest = {
-        **{name: value for name, value in run.items() if name not in ("run_id", "started_at_us")},
+        **{name: value for name, value in row.items() if name not in ("run_id", "started_at_us")},
         "models": sorted({m for m in assets.located.column("model_id").unique().to_pylist() if m is not None}),
         "versions": {name: version(name) for name in LIBRARIES},
         "reliability": fitted.served.figures.reliability,
         "previous_run_id": grouping["previous_run_id"],
         "next_cluster_id": grouping["next_id"],
         "gone_cluster_ids": grouping["gone"],
+        "frame": facts.get("frame"),
+        "zone_calibration": _calibration_event(scorer, discovery_dir),
+        "request_frame": facts_of(assets.clusters["requests"]).get("frame"),
     }
     tables = bundle_tables(
         located=assets.located,
@@ -180,13 +269,19 @@ def publish_run(
             pq.write_table(table, directory / f"{name}.parquet", compression="zstd")
         fitted.served.arrays.save(directory / "classifier.npz")
         fitted.served.baseline.save(directory / BASELINE)
+        if scorer is not None:
+            scorer.save(directory / CALIBRATION)
+        write_remembered(directory, located=assets.located, window=fitted.window, clusters=assets.clusters)
 
     for abandoned in discovery_dir.glob(f".staging-{run_id}-*"):
         shutil.rmtree(abandoned)
     if not (discovery_dir / run_id).exists():
-        publish(discovery_dir, run_id=run_id, manifest=manifest, write=write)
-    _record(db, {**run, "status": "published", "ended_at_us": time.time_ns() // 1000}, tables, assets.zones)
-    return run_id
+        publish(discovery_dir, run_id=run_id, manifest=manifest, write=write, latest=False)
+
+    def record(db: Path) -> None:
+        _record(db, {**row, "status": "published", "ended_at_us": time.time_ns() // 1000}, tables, assets.zones)
+
+    return record
 
 
 def free_run_id(discovery_dir: Path, started_at_us: int) -> str:

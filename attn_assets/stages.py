@@ -7,20 +7,27 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from attn_assets.calibration.kept import Calibrations
 from attn_assets.discovery import quality
+from attn_assets.discovery.changes import counts_by_event, lineage_table
+from attn_assets.discovery.drift import drift_of
 from attn_assets.discovery.embedding import Keeper, Report, embed
+from attn_assets.discovery.frame import movement
 from attn_assets.discovery.grouping import group
 from attn_assets.discovery.labelling import label_clusters, zone_of_rows
-from attn_assets.discovery.previous import previous_of
+from attn_assets.discovery.previous import last_map_of, last_request_map_of, previous_of
+from attn_assets.discovery.request_zones import request_zones, with_deciding
+from attn_assets.discovery.requests_map import map_requests, request_features
 from attn_assets.discovery.tables import (
     cluster_tables,
     embedding_of,
+    facts_of,
     labels_of,
     located_rows,
     with_facts,
     zone_tables,
 )
-from attn_assets.discovery.window import window_from_table
+from attn_assets.discovery.window import numbered, window_from_table
 from attn_core.bundle import Bundle
 from attn_core.zones import ZONES
 
@@ -37,26 +44,48 @@ def locate(
     seed: int,
     keeper: Keeper,
     report: Report,
+    previous_bundle: Bundle | None = None,
 ) -> pa.Table:
-    """The window's rows with their place on the map. Facts: window_start_us, window_end_us, metrics."""
+    """The window's rows with their place on the map, in the frame of the last run's map.
+
+    Facts: window_start_us, window_end_us, metrics, frame (event, since_us, trustworthiness_at_birth).
+    """
     window = window_from_table(rows)
+    last = last_map_of(rows, previous_bundle)
     embedding = embed(
-        window.features, sample_size=sample_size, batch_size=batch_size, seed=seed, keeper=keeper, report=report
+        window.features,
+        sample_size=sample_size,
+        batch_size=batch_size,
+        seed=seed,
+        keeper=keeper,
+        report=report,
+        row_ids=rows.column("id").to_numpy(),
+        last=last,
+        now_us=window_us[1],
     )
     trust = quality.trustworthiness(window.features, embedding.positions, seed=seed)
     metrics: Figures = {
         "num_sampled": int(embedding.in_sample.sum()),
         "num_companions_assumed": window.num_filled,
         **({} if trust is None else {"trustworthiness": trust}),
+        **({} if last is None else movement(embedding.positions, last.positions).figures()),
     }
-    facts = {"window_start_us": window_us[0], "window_end_us": window_us[1], "metrics": metrics}
+    facts = {
+        "window_start_us": window_us[0],
+        "window_end_us": window_us[1],
+        "metrics": metrics,
+        "frame": None if embedding.drawn is None else embedding.drawn.facts(),
+    }
     return with_facts(located_rows(rows, embedding), facts)
 
 
 def find_clusters(
-    located: pa.Table, *, min_cluster_size: int, batch_size: int, previous_bundle: Bundle | None
+    located: pa.Table, *, min_cluster_size: int, batch_size: int, previous_bundle: Bundle | None, seed: int = 0
 ) -> Tables:
-    """`points` and `clusters`. Facts of `points`: metrics, previous_run_id, next_id, gone."""
+    """`points`, `clusters`, `lineage`, and `requests` with the map of requests.
+
+    Facts of `points`: metrics, previous_run_id, next_id, gone; of `requests`: metrics, frame.
+    """
     previous = previous_of(located, previous_bundle)
     grouping = group(
         embedding_of(located),
@@ -64,15 +93,18 @@ def find_clusters(
         batch_size=batch_size,
         before=previous.before,
         next_id=previous.next_id,
+        former=previous.former,
     )
     lineage = grouping.lineage
+    requests = locate_requests(located, previous_bundle=previous_bundle, seed=seed)
+    changes = lineage_table(lineage, pa.array(grouping.cluster_ids), previous)
     metrics: Figures = {
         "num_clusters": len(grouping.persistence),
         "noise_share": float((grouping.labels < 0).mean()) if located.num_rows else 0.0,
         "validity": grouping.validity,
         "min_samples": grouping.min_samples,
-        "num_born": sum(one.event in ("born", "split") for one in lineage.clusters),
-        "num_gone": len(lineage.gone),
+        **{f"num_{event}": count for event, count in counts_by_event(changes).items()},
+        **facts_of(requests)["metrics"],
     }
     facts = {
         "metrics": metrics,
@@ -81,22 +113,65 @@ def find_clusters(
         "gone": list(lineage.gone),
     }
     tables = cluster_tables(grouping)
-    return {**tables, "points": with_facts(tables["points"], facts)}
+    return {**tables, "points": with_facts(tables["points"], facts), "lineage": changes, "requests": requests}
 
 
-def label_zones(located: pa.Table, clusters: Mapping[str, pa.Table]) -> Tables:
-    """`points`, `clusters` and `zone_labels`. Facts of `points`: metrics (the share of each zone)."""
+def locate_requests(located: pa.Table, *, previous_bundle: Bundle | None, seed: int) -> pa.Table:
+    """A row a request: request_id, map_x, map_y on the map of requests. Facts: metrics, frame."""
+    window = window_from_table(located)
+    request_no = numbered(located.column("request_id"))
+    features = request_features(window.features, request_no=request_no, step=located.column("step").to_numpy())
+    request_ids = located.column("request_id").unique()
+    last = last_request_map_of(request_ids, previous_bundle)
+    end_us = int(facts_of(located)["window_end_us"])
+    embedding = map_requests(features, request_ids=request_ids, last=last, now_us=end_us, seed=seed)
+    trust = quality.trustworthiness(features, embedding.positions, seed=seed)
+    moved = {} if last is None else movement(embedding.positions, last.positions).figures()
+    metrics: Figures = {"count": len(features), **({} if trust is None else {"trustworthiness": trust}), **moved}
+    table = pa.table(
+        {
+            "request_id": request_ids,
+            "map_x": pa.array(embedding.positions[:, 0]),
+            "map_y": pa.array(embedding.positions[:, 1]),
+        }
+    )
+    frame = None if embedding.drawn is None else embedding.drawn.facts()
+    return with_facts(table, {"metrics": {f"requests_{name}": one for name, one in metrics.items()}, "frame": frame})
+
+
+def label_zones(
+    located: pa.Table, clusters: Mapping[str, pa.Table], *, calibrations: Calibrations | None = None
+) -> Tables:
+    """`points`, `clusters`, `zone_labels`, and `requests` with the zone of each whole request.
+
+    Facts of `points`: metrics (the share of each zone, drift), and the zone calibration that was used, None for rules.
+    """
     window, labels = window_from_table(located), labels_of(clusters)
-    probabilities = window.zone_probabilities()
+    scorer = None if calibrations is None else calibrations.in_force(located.column("model_id").unique().to_pylist())
+    probabilities = window.zone_probabilities(scorer)
     zones = label_clusters(
         labels,
         num_clusters=clusters["clusters"].num_rows,
         probabilities=probabilities,
         evidence=window.zone_features(),
     )
+    if scorer is not None:
+        zones = with_deciding(zones, labels, window, scorer)
     zone_index, score = zone_of_rows(labels, zones=zones, probabilities=probabilities)
     counts = np.bincount(zone_index, minlength=len(ZONES)) / max(len(zone_index), 1)
-    metrics = {f"share_{name}": float(counts[i]) for i, name in enumerate(ZONES)}
+    metrics: Figures = {f"share_{name}": float(counts[i]) for i, name in enumerate(ZONES)}
+    drift = drift_of(
+        window.features,
+        zone_index=zone_index,
+        cluster_ids=clusters["points"].column("cluster_id").to_numpy(),
+        request_no=numbered(located.column("request_id")),
+        captured_at_us=located.column("captured_at_us").to_numpy(),
+        end_us=int(facts_of(located)["window_end_us"]),
+        seed=0,
+    )
+    metrics |= {} if drift is None else drift.figures()
     ids = clusters["clusters"].column("cluster_id").to_numpy()
     tables = zone_tables(cluster_ids=ids, zones=zones, zone_index=zone_index, score=score)
-    return {**tables, "points": with_facts(tables["points"], {"metrics": metrics})}
+    facts = {"metrics": metrics, "zone_calibration": None if scorer is None else scorer.as_json()}
+    requests = request_zones(located, window, scorer, probabilities)
+    return {**tables, "points": with_facts(tables["points"], facts), "requests": requests}

@@ -10,6 +10,12 @@ from attn_core.zones import ZONES
 MOST_CLUSTERS = 25
 
 
+def result_of(bundle: Bundle) -> dict[str, object]:
+    """What a listener is told of a published run."""
+    names = ("num_fingerprints", "num_clusters", "noise_share", "metrics")
+    return {"path": str(bundle.path), **{name: bundle.manifest[name] for name in names}}
+
+
 def summary(bundle: Bundle) -> str:
     """Zones, clusters and figures of a published run."""
     manifest, metrics = bundle.manifest, bundle.manifest["metrics"]

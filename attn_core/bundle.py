@@ -57,8 +57,10 @@ def is_run_id(text: str) -> bool:
     return _RUN_ID.fullmatch(text) is not None
 
 
-def publish(output_dir: Path, *, run_id: str, manifest: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
-    """Write a bundle and make it `latest`; returns its directory.
+def publish(
+    output_dir: Path, *, run_id: str, manifest: Mapping[str, Any], write: Callable[[Path], None], latest: bool = True
+) -> Path:
+    """Write a bundle and make it `latest`, unless that is left to the caller; returns its directory.
 
     `write(directory)` puts the data files into an empty temporary directory. They are hashed, synced to disk and
     renamed into place in one step, then `latest` is swapped: a reader sees the old bundle or the new, never a part.
@@ -93,7 +95,8 @@ def publish(output_dir: Path, *, run_id: str, manifest: Mapping[str, Any], write
         staging.rename(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    point_latest(output_dir, run_id=run_id)
+    if latest:
+        point_latest(output_dir, run_id=run_id)
     return target
 
 

@@ -1,9 +1,10 @@
 """The served classifier: arrays in, zone, confidence and cluster out.
 
 A point belongs to the cluster of its nearest prototype, if that lies within the cluster's radius; its zone is then
-weighed by the cluster's. A point that no cluster claims (`cluster_id` -1) has its zone scored by the rules of
-`attn_core.zones` alone. The raw score of either way is mapped to a confidence by a curve learned on held-out points:
-among answers near 0.8 about 80% agree with the offline label. Fitting lives with discovery; this module serves.
+weighed by the cluster's. A point that no cluster claims (`cluster_id` -1) has its zone scored alone: by the model's
+calibration (`attn_core.zone_scorer`, its token head) where the bundle holds one, else by the rules of
+`attn_core.zones`. The raw score of either way is mapped to a confidence by a curve learned on held-out points: among
+answers near 0.8 about 80% agree with the offline label. Fitting lives with discovery; this module serves.
 
 A vector that comes without its companions (`context_len`, `sink_mass`, `periodicity`) is classified under several
 plausible values of them, and the answers averaged: the confidence falls by as much as the unknown matters.
@@ -12,7 +13,9 @@ plausible values of them, and the answers averaged: the confidence falls by as m
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -20,17 +23,21 @@ import numpy as np
 import numpy.typing as npt
 
 from attn_core.bundle import Bundle
-from attn_core.errors import BundleError
+from attn_core.errors import BundleError, CalibrationError
 from attn_core.features import FEATURES_VERSION, NUM_FEATURES, features_from_sink_free
 from attn_core.fingerprint import ENTROPY, LAYER_ENTROPY, MASSES
 from attn_core.sinkfree import sink_free
+from attn_core.zone_scorer import FILE_NAME as CALIBRATION
+from attn_core.zone_scorer import ZoneScorer
 from attn_core.zones import ZONES, weigh_with_cluster, zone_probabilities_from_sink_free
 
 NO_CLUSTER = -1
 RULES_CONFIDENCE_CAP = 0.6
 """Before any calibration the rules' own probability is scaled to at most this: unproven, and saying so."""
 _CHUNK_ROWS = 1024
-"""Rows worked through together: what they and their distances take stays in a core's own cache."""
+"""Rows worked through together: what they take stays in a core's own cache."""
+_DISTANCE_ROWS = 64
+"""Rows whose distances to all prototypes, 2,048 of them, stay there too (measured: 64 in 1.8 us a row, 1,024 in 3)."""
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 
@@ -138,14 +145,17 @@ class RawScores:
 class Classifier:
     """Classifies fingerprints with one run's arrays. Immutable, so it may be swapped between two requests."""
 
-    def __init__(self, arrays: ClassifierArrays, *, run_id: str | None) -> None:
+    def __init__(self, arrays: ClassifierArrays, *, run_id: str | None, scorer: ZoneScorer | None = None) -> None:
         self.arrays = arrays
         self.run_id = run_id
+        self.scorer = scorer
+        """The model's zone calibration; None: the zones are those of the rules."""
         half_norms = 0.5 * (arrays.prototypes**2).sum(axis=1, keepdims=True)
         # With a feature of 1 added to each row, one matrix product gives |y|^2 / 2 - x.y for every prototype y.
-        self._against = np.concatenate([-arrays.prototypes, half_norms], axis=1).astype(np.float32)
-        ends = [*arrays.prototype_start[1:].tolist(), len(arrays.prototypes)]
-        self._clusters = [slice(a, b) for a, b in zip(arrays.prototype_start.tolist(), ends, strict=False)]
+        against = np.concatenate([-arrays.prototypes, half_norms], axis=1).astype(np.float32)
+        self._against = np.ascontiguousarray(against.T)  # [22, p]
+        counts = np.diff(arrays.prototype_start, append=len(arrays.prototypes))
+        self._cluster_of = np.repeat(np.arange(len(counts)), counts)  # [p], index into `cluster_ids`
 
     @classmethod
     def rules(cls) -> Classifier:
@@ -155,7 +165,13 @@ class Classifier:
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Classifier:
         """The classifier of a verified bundle; raises `BundleError`."""
-        return cls(ClassifierArrays.load(bundle.path / "classifier.npz"), run_id=bundle.run_id)
+        arrays = ClassifierArrays.load(bundle.path / "classifier.npz")
+        calibration = bundle.path / CALIBRATION
+        try:
+            scorer = ZoneScorer.load(calibration) if calibration.exists() else None
+        except CalibrationError as error:
+            raise BundleError(str(error)) from error
+        return cls(arrays, run_id=bundle.run_id, scorer=scorer)
 
     def classify(
         self,
@@ -164,11 +180,15 @@ class Classifier:
         context_len: npt.NDArray[np.integer] | None = None,
         sink_mass: npt.NDArray[np.floating] | None = None,
         periodicity: npt.NDArray[np.floating] | None = None,
+        threads: int = 1,
     ) -> Classified:
-        """Zone, confidence and cluster of float [m, 20]. Companions are arrays [m], or None where unknown."""
+        """Zone, confidence and cluster of float [m, 20]. Companions are arrays [m], or None where unknown.
+
+        With all companions known, `threads` share the rows; the answers are the same for any number of them.
+        """
         rows = np.asarray(vectors, dtype=np.float32)
         if context_len is not None and sink_mass is not None and periodicity is not None:
-            raw = self.raw(rows, context_len=context_len, sink_mass=sink_mass, periodicity=periodicity)
+            raw = self.raw(rows, context_len=context_len, sink_mass=sink_mass, periodicity=periodicity, threads=threads)
             return Classified(zone_index=raw.zone_index, confidence=self._confidence(raw), cluster_id=raw.cluster_id)
         return self._average(rows, context_len=context_len, sink_mass=sink_mass, periodicity=periodicity)
 
@@ -179,6 +199,7 @@ class Classifier:
         context_len: npt.NDArray[np.integer],
         sink_mass: npt.NDArray[np.floating],
         periodicity: npt.NDArray[np.floating],
+        threads: int = 1,
     ) -> RawScores:
         """Zone, cluster and uncalibrated score of float [m, 20] with all companions known, [m] each."""
         rows = np.asarray(vectors, dtype=np.float32)
@@ -187,34 +208,49 @@ class Classifier:
             cluster_id=np.full(len(rows), NO_CLUSTER, dtype=np.int32),
             score=np.empty(len(rows), dtype=np.float32),
         )
-        # Kept from part to part: fresh memory would be faulted in each time.
-        room = np.empty((len(self._against), min(len(rows), _CHUNK_ROWS)), dtype=np.float32)
-        for start in range(0, len(rows), _CHUNK_ROWS):
-            part = slice(start, start + _CHUNK_ROWS)
-            free = sink_free(rows[part], context_len=context_len[part], sink_mass=sink_mass[part])
-            by_rules = zone_probabilities_from_sink_free(free, periodicity=periodicity[part])
-            raw.zone_index[part] = by_rules.argmax(axis=1)
-            raw.score[part] = by_rules.max(axis=1)
-            if len(self.arrays.cluster_ids):
-                features = features_from_sink_free(free)
-                self._claim(features, by_rules, raw.zone_index[part], raw.score[part], raw.cluster_id[part], room=room)
+
+        def answer(start: int, stop: int) -> None:
+            # Kept from part to part: fresh memory would be faulted in each time.
+            room = np.empty((_DISTANCE_ROWS, self._against.shape[1]), dtype=np.float32)
+            for first in range(start, stop, _CHUNK_ROWS):
+                part = slice(first, min(first + _CHUNK_ROWS, stop))
+                free = sink_free(rows[part], context_len=context_len[part], sink_mass=sink_mass[part])
+                features = features_from_sink_free(free) if len(self.arrays.cluster_ids) or self.scorer else None
+                if self.scorer is not None and features is not None:
+                    seen = self.scorer.inputs(features, context_len=free.context_len, periodicity=periodicity[part])
+                    own = self.scorer.token_probabilities(seen)
+                else:
+                    own = zone_probabilities_from_sink_free(free, periodicity=periodicity[part])
+                raw.zone_index[part] = own.argmax(axis=1)
+                raw.score[part] = own.max(axis=1)
+                if len(self.arrays.cluster_ids) and features is not None:
+                    mine = (raw.zone_index[part], raw.score[part], raw.cluster_id[part])
+                    self._claim(features, own, *mine, room=room)
+
+        if threads == 1 or len(rows) < 2 * _CHUNK_ROWS:
+            answer(0, len(rows))
+            return raw
+        # In whole chunks, so that a row's answer does not depend on the number of threads.
+        chunks = -(-len(rows) // _CHUNK_ROWS)
+        ends = [min(chunks * k // threads * _CHUNK_ROWS, len(rows)) for k in range(threads + 1)]
+        with ThreadPoolExecutor(threads, thread_name_prefix="classify") as pool:
+            for done in [pool.submit(answer, a, b) for a, b in pairwise(ends)]:
+                done.result()
         return raw
 
     def _claim(
-        self, features: F32, by_rules: F32, zone_index: npt.NDArray[np.int8], score: F32, cluster_id: I32, *, room: F32
+        self, features: F32, own: F32, zone_index: npt.NDArray[np.int8], score: F32, cluster_id: I32, *, room: F32
     ) -> None:
-        """Overwrite, in place, the answers of the rows that a cluster claims; `room` is float32 [p, >= m]."""
+        """Overwrite, in place, the answers of the rows that a cluster claims; `room` is for `_nearest`."""
         arrays = self.arrays
-        # |x - y|^2 / 2 less |x|^2 / 2, a row a prototype: NumPy compares whole rows at once.
-        against_one = np.concatenate([features, np.ones((len(features), 1), dtype=np.float32)], axis=1)
-        half = np.matmul(self._against, against_one.T, out=room[:, : len(features)])  # [p, m]
-        nearest = np.stack([half[cluster].min(axis=0) for cluster in self._clusters])  # [c, m]
-        best = nearest.argmin(axis=0)
-        first = np.linalg.norm(features - arrays.prototypes[self._nearest(half, best)], axis=1)
+        nearest = self._nearest(features, room=room)
+        best = self._cluster_of[nearest]
+        # From the difference itself: the products cancel where a point lies close to its prototype.
+        first = np.linalg.norm(features - arrays.prototypes[nearest], axis=1)
         radius = arrays.cluster_radius[best]
         claimed = first <= radius
         chosen = best[claimed]
-        weighed = weigh_with_cluster(by_rules[claimed], arrays.cluster_zone_lift[chosen])
+        weighed = weigh_with_cluster(own[claimed], arrays.cluster_zone_lift[chosen])
         zone_index[claimed] = weighed.argmax(axis=1)
         cluster_id[claimed] = arrays.cluster_ids[chosen]
         # Surest where the zone is clear and the point lies deep inside its cluster.
@@ -222,15 +258,15 @@ class Classifier:
         inside = 1.0 - first[claimed] / np.maximum(radius[claimed], 1e-9)
         score[claimed] = np.clip(0.5 * (top - second) + 0.5 * inside, 0.0, 1.0)
 
-    def _nearest(self, half: F32, best: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """The nearest prototype of each row's best cluster, so that its distance is taken without cancellation: [m]."""
-        index = np.empty(len(best), dtype=np.intp)
-        order = best.argsort(kind="stable")
-        ends = np.bincount(best, minlength=len(self._clusters)).cumsum()
-        for number in np.unique(best).tolist():
-            rows = order[ends[number - 1] if number else 0 : ends[number]]
-            cluster = self._clusters[number]
-            index[rows] = cluster.start + half[cluster, rows].argmin(axis=0)
+    def _nearest(self, features: F32, *, room: F32) -> npt.NDArray[np.intp]:
+        """The nearest prototype of each row, [m]; `room` is float32 [_DISTANCE_ROWS, p]."""
+        index = np.empty(len(features), dtype=np.intp)
+        against_one = np.concatenate([features, np.ones((len(features), 1), dtype=np.float32)], axis=1)
+        for start in range(0, len(features), _DISTANCE_ROWS):
+            some = against_one[start : start + _DISTANCE_ROWS]
+            # |x - y|^2 / 2 less |x|^2 / 2, which is the same for every prototype.
+            half = np.matmul(some, self._against, out=room[: len(some)])
+            half.argmin(axis=1, out=index[start : start + len(some)])
         return index
 
     def _confidence(self, raw: RawScores) -> F32:

@@ -7,6 +7,7 @@ AttnError
 │   ├── SchemaMismatch   the database has another schema version
 │   └── QueryTooLong     a question to the store took longer than it may
 ├── BundleError          a discovery bundle is missing, damaged or of another version
+├── CalibrationError     a zone calibration cannot be made, read or used
 └── SettingsError        a flag or environment variable has a value that cannot be used
 """
 
@@ -43,6 +44,10 @@ class QueryTooLong(StoreError):
 
 class BundleError(AttnError):
     """A discovery bundle is missing, incomplete, damaged or of another version."""
+
+
+class CalibrationError(AttnError):
+    """A zone calibration cannot be made, read or used."""
 
 
 class SettingsError(AttnError):

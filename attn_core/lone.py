@@ -12,13 +12,17 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from math import ceil, exp, isfinite, log, sqrt
+from operator import mul
 
 import numpy as np
+import numpy.typing as npt
 
 from attn_core.classify import NO_CLUSTER, Classifier
+from attn_core.features import NUM_FEATURES
 from attn_core.fingerprint import DIM, ENTROPY, HISTOGRAM, HISTOGRAM_EDGES, LAYER_ENTROPY, LOCAL_END, MASSES, MID_END
 from attn_core.fingerprint import SINK_POSITIONS as SINK
 from attn_core.fingerprint import SUM_TOLERANCE as TOLERANCE
+from attn_core.zone_scorer import LENGTH_SCALE
 from attn_core.zones import _MAX_LIFT, _TEMPERATURE, _TYPICAL, ZONES
 
 _TINY = 1e-6
@@ -65,6 +69,11 @@ class LoneClassifier:
         self._lift: list[list[float]] = arrays.cluster_zone_lift.tolist()
         self._claimed: tuple[list[float], list[float]] = tuple(arrays.claimed_curve.tolist())
         self._unclaimed: tuple[list[float], list[float]] = tuple(arrays.unclaimed_curve.tolist())
+        self._scorer = classifier.scorer
+        if classifier.scorer is not None:
+            token = classifier.scorer.token
+            self._by_feature = np.ascontiguousarray(token[:, :NUM_FEATURES])
+            self._by_rest: list[list[float]] = token[:, NUM_FEATURES:].tolist()
 
     def classify(
         self, row: Sequence[float], *, context_len: int | None, sink_mass: float | None, periodicity: float | None
@@ -89,19 +98,33 @@ class LoneClassifier:
         n, sink = max(n, 1.0), min(max(sink_mass, 0.0), 1.0)
         shares = _without_sink(row[MASSES], _MASS_EDGES, n, sink)
         evenness = _evenness(row[ENTROPY], n, sink)
-        claim = self._nearest(row, n, sink, shares, evenness) if self._cluster_ids else None
+        claim = None
+        if self._cluster_ids or self._scorer is not None:
+            features = _features(row, n, sink, shares, evenness)
+            claim = self._nearest(features) if self._cluster_ids else None
+            if self._scorer is not None:
+                return [self._answer(own, claim) for own in self._calibrated(features, n, periods)]
         weights, top = _weights(shares, evenness, n)
         return [self._answer(_probabilities(weights, top, period), claim) for period in periods]
 
-    def _nearest(
-        self, row: Sequence[float], n: float, sink: float, shares: Sequence[float], evenness: float
-    ) -> tuple[int, float] | None:
+    def _calibrated(self, features: npt.NDArray[np.float32], n: float, periods: Sequence[float]) -> list[list[float]]:
+        """The calibration's token head, for each of the periodicities."""
+        if self._scorer is None:
+            raise TypeError("this classifier has no calibration")
+        length = log(min(max(n, self._scorer.shortest), self._scorer.longest) / LENGTH_SCALE)
+        own = (self._by_feature @ features).tolist()
+        found = []
+        for period in periods:
+            rest = (min(max(period, 0.0), 1.0), 1.0, length, length * length)
+            scores = [score + sum(map(mul, weights, rest)) for score, weights in zip(own, self._by_rest, strict=True)]
+            top = max(scores)
+            raised = [exp(score - top) for score in scores]
+            total = sum(raised)
+            found.append([one / total for one in raised])
+        return found
+
+    def _nearest(self, features: npt.NDArray[np.float32]) -> tuple[int, float] | None:
         """The cluster (its place) that claims the vector and how deep inside it lies, 0..1; None where none does."""
-        histogram = _without_sink(row[HISTOGRAM], HISTOGRAM_EDGES, n, sink)
-        ln_n = max(log(n), _TINY)
-        layers = [min(max(h / ln_n, 0.0), 1.0) if n > 1 else 0.0 for h in row[LAYER_ENTROPY]]
-        roots = [sqrt(min(max(share, 0.0), 1.0)) for share in (*shares, *histogram)]
-        features = np.array([*roots, sqrt(sink), evenness, *layers], dtype=np.float32)
         half = np.minimum.reduceat(self._half_norms - self._prototypes @ features, self._start)
         best = int(half.argmin())
         distance = sqrt(max(2.0 * (float(half[best]) + 0.5 * float(features @ features)), 0.0))
@@ -118,6 +141,17 @@ class LoneClassifier:
         second, top = sorted(joint)[-2:]
         score = min(max(0.5 * (top - second) / total + 0.5 * inside, 0.0), 1.0)
         return joint.index(top), _interpolated(score, *self._claimed), self._cluster_ids[place]
+
+
+def _features(
+    row: Sequence[float], n: float, sink: float, shares: Sequence[float], evenness: float
+) -> npt.NDArray[np.float32]:
+    """As `attn_core.features`: [21]."""
+    histogram = _without_sink(row[HISTOGRAM], HISTOGRAM_EDGES, n, sink)
+    ln_n = max(log(n), _TINY)
+    layers = [min(max(h / ln_n, 0.0), 1.0) if n > 1 else 0.0 for h in row[LAYER_ENTROPY]]
+    roots = [sqrt(min(max(share, 0.0), 1.0)) for share in (*shares, *histogram)]
+    return np.array([*roots, sqrt(sink), evenness, *layers], dtype=np.float32)
 
 
 def _plausible(

@@ -19,6 +19,17 @@ BENCHMARKS = (
     "fuzz_frames",
     "sidecar_soak",
     "run_swaps",
+    "zones",
+    "neighbours",
+    "umap",
+    "hdbscan",
+    "place",
+    "classify_batch",
+    "discovery",
+    "growth",
+    "kill_discovery",
+    "dagster_overhead",
+    "replay",
 )
 
 

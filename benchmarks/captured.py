@@ -8,17 +8,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from attn_assets.discovery.neighbours import Frame
+from attn_assets.discovery.window import vectors_from_table, window_from_table
 from attn_core.fingerprint import DIM, HISTOGRAM, MASSES
 from attn_core.store import open_writer, read_fingerprints
 from attn_core.wire import FINGERPRINTS, vectors_from_rows
 
 DATABASE = Path(__file__).resolve().parent.parent / "data" / "fingerprints.db"
+CORPUS = DATABASE.with_name("corpus.parquet")
+"""What `python -m benchmarks.corpus` captured."""
+_PART_ROWS = 100_000
+CORPUS_REQUESTS = DATABASE.with_name("corpus_requests.parquet")
+"""The kind of text of each of its requests."""
 
 
 def captured_table() -> pa.Table:
-    """What `make demo` captured; exits with what to do where there is nothing."""
+    """What was captured over the corpus, or else by `make demo`; exits with what to do where there is nothing."""
+    if CORPUS.exists():
+        return pq.read_table(CORPUS)
     if not DATABASE.exists():
         raise SystemExit(f"no captured fingerprints in {DATABASE}: run make demo ONCE=1 first")
     with TemporaryDirectory(prefix="attn-bench-") as folder:
@@ -47,6 +58,43 @@ def bootstrapped(num_rows: int, *, seed: int = 0) -> pa.Table:
         vectors[:, part] /= vectors[:, part].sum(axis=1, keepdims=True)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM)
     return picked.set_column(picked.schema.get_field_index("vector"), "vector", column)
+
+
+def mixed(num_rows: int, *, seed: int = 0) -> pa.Table:
+    """`num_rows` rows, each a random mixture of a captured row and its three nearest, with 0.5% noise.
+
+    For what depends on how rows lie to one another: copies with noise alone would be as many islands as there are
+    captured rows, while real tokens are a continuum. Mixtures of distributions are distributions.
+    """
+    table = captured_table().combine_chunks()
+    rng = np.random.default_rng(seed)
+    window = window_from_table(table)
+    near = Frame(window.features).nearest(window.features, k=4).index
+    parts = [_mixture(table, near, rng, min(_PART_ROWS, num_rows - start)) for start in range(0, num_rows, _PART_ROWS)]
+    return pa.concat_tables(parts)
+
+
+def _mixture(table: pa.Table, near: npt.NDArray[np.int32], rng: np.random.Generator, count: int) -> pa.Table:
+    drawn = rng.integers(0, table.num_rows, count)
+    weight = rng.dirichlet(np.ones(near.shape[1]), count)
+    picked = table.take(pa.array(drawn))
+
+    def mix(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        return np.einsum("mk,mk...->m...", weight, values[near[drawn]], optimize=False)
+
+    vectors = mix(vectors_from_table(table)) * (1 + rng.uniform(-0.005, 0.005, (count, DIM)))
+    context = np.ceil(mix(table["context_len"].to_numpy()))
+    entropies = np.r_[3, 12:20]
+    vectors[:, entropies] = np.minimum(vectors[:, entropies], np.log(context)[:, None])
+    for part in (MASSES, HISTOGRAM):
+        vectors[:, part] /= vectors[:, part].sum(axis=1, keepdims=True)
+    columns = {"vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float32).ravel()), DIM)}
+    columns["context_len"] = pa.array(context.astype(np.int32))
+    for name in ("sink_mass", "prompt_mass", "periodicity"):
+        columns[name] = pa.array(mix(table[name].to_numpy()).astype(np.float32))
+    for name, column in columns.items():
+        picked = picked.set_column(picked.schema.get_field_index(name), picked.schema.field(name), column)
+    return picked
 
 
 def wire_batches(table: pa.Table, *, rows_per_batch: int, source: str) -> list[pa.RecordBatch]:

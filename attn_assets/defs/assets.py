@@ -4,7 +4,8 @@
 
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -12,13 +13,19 @@ import pyarrow as pa
 
 from attn_assets.defs import checks
 from attn_assets.defs.partitions import hourly, last_hours
-from attn_assets.defs.previews import cluster_preview, row_preview
+from attn_assets.defs.previews import cluster_preview, row_preview, zone_plots
 from attn_assets.defs.resources import FingerprintStore, Keepers, Plan, Progress
 from attn_assets.discovery.tables import facts_of
 from attn_assets.discovery.window import rows_between
+from attn_assets.hours import with_expired_rows
+from attn_assets.lake import Lake
 from attn_assets.measure import Cost
-from attn_assets.publishing import Assets, check_agreement, fit_classifier, metrics_of, publish_run, why_not
+from attn_assets.publishing import Assets, Outcome, Run, publish_checked, why_not
 from attn_assets.stages import Tables, find_clusters, label_zones, locate
+
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))
+"""The hour is made at two minutes past: after two hours one was left out, after six somebody should know."""
+_PASSED = (dg.AssetCheckResult(passed=True), dg.AssetCheckResult(passed=True))
 
 
 def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinition]:
@@ -33,18 +40,29 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
             "kinds": {kind, "parquet"},
             "check_specs": checks.blocking(asset),
             "dagster_type": tables,
+            "freshness_policy": FRESH,
         }
 
     @dg.asset(**made_by("sqlite", asset="fingerprints"))  # type: ignore[untyped-decorator]
     def fingerprints(
-        context: dg.AssetExecutionContext, store: FingerprintStore, progress: dg.ResourceParam[Progress]
+        context: dg.AssetExecutionContext,
+        store: FingerprintStore,
+        lake: dg.ResourceParam[Lake],
+        progress: dg.ResourceParam[Progress],
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        """The hour's rows of the sidecar's database, as they are."""
-        span = context.partition_time_window
+        """The hour's rows of the sidecar's database, and those that retention has deleted there since."""
+        window = context.partition_time_window
         with Cost() as cost, progress.stage("fingerprints"):
-            rows = store.rows(start_us=_us(span.start), end_us=_us(span.end))
+            span = store.span(start_us=_us(window.start), end_us=_us(window.end))
+            stored = lake.rows("fingerprints", list(context.partition_keys))
+            rows, num_kept = with_expired_rows(span.rows, stored=stored, oldest_id=span.oldest_id)
+        outcomes = (
+            checks.schema_holds(rows),
+            checks.fingerprints_are_valid(rows),
+            checks.rows_match_database(rows, num_counted=span.num_counted, num_kept=num_kept),
+        )
         note = "" if rows.num_rows else "no fingerprints were captured in this hour"
-        return _result("fingerprints", rows, checks.fingerprints_are_valid(rows), cost, row_preview(rows, note))
+        return _result("fingerprints", rows, outcomes, cost, row_preview(rows, note))
 
     @dg.asset(  # type: ignore[untyped-decorator]
         **made_by("umap", asset="umap_embedding"),
@@ -69,10 +87,13 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
                 seed=plan.seed,
                 keeper=keepers.keeper("umap_embedding"),
                 report=lambda done, total: progress.report("umap_embedding", done, total),
+                previous_bundle=plan.previous(),
             )
         note = "" if rows.num_rows else f"no fingerprints in the {plan.window_hours} hours up to here: an empty map"
-        shown = {**facts_of(located)["metrics"], **row_preview(located, note)}
-        return _result("umap_embedding", located, checks.embedding_is_complete(located), cost, shown)
+        frame = facts_of(located)["frame"] or {"event": "no map"}
+        shown = {**facts_of(located)["metrics"], "frame": frame["event"], **row_preview(located, note)}
+        outcomes = (checks.embedding_is_complete(located), checks.map_is_trustworthy(located))
+        return _result("umap_embedding", located, outcomes, cost, shown)
 
     @dg.asset(**made_by("hdbscan", asset="hdbscan_clusters"))  # type: ignore[untyped-decorator]
     def hdbscan_clusters(
@@ -88,18 +109,22 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
             )
         note = "" if found["clusters"].num_rows else "No clusters detected: every row is noise"
         shown = {**facts_of(found["points"])["metrics"], **row_preview(found["clusters"], note)}
-        check = checks.clusters_cover_rows(found, umap_embedding)
-        return _result("hdbscan_clusters", found, check, cost, shown)
+        outcomes = (
+            checks.clusters_cover_rows(found, umap_embedding),
+            checks.noise_share_is_bounded(found, max_noise_share=plan.max_noise_share),
+        )
+        return _result("hdbscan_clusters", found, outcomes, cost, shown)
 
     @dg.asset(**made_by("numpy", asset="zone_labels"))  # type: ignore[untyped-decorator]
     def zone_labels(
-        progress: dg.ResourceParam[Progress], umap_embedding: pa.Table, hdbscan_clusters: Tables
+        plan: Plan, progress: dg.ResourceParam[Progress], umap_embedding: pa.Table, hdbscan_clusters: Tables
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """Each cluster's zone with score, margin and evidence, and each row's zone."""
         with Cost() as cost, progress.stage("zone_labels"):
-            labelled = label_zones(umap_embedding, hdbscan_clusters)
-        shown = {**facts_of(labelled["points"])["metrics"], "preview": cluster_preview(labelled, hdbscan_clusters)}
-        return _result("zone_labels", labelled, checks.zones_are_valid(labelled, umap_embedding), cost, shown)
+            labelled = label_zones(umap_embedding, hdbscan_clusters, calibrations=plan.calibrations())
+        shown: dict[str, Any] = {**facts_of(labelled["points"])["metrics"], **zone_plots(labelled, umap_embedding)}
+        shown["preview"] = cluster_preview(labelled, hdbscan_clusters)
+        return _result("zone_labels", labelled, (checks.zones_are_valid(labelled, umap_embedding),), cost, shown)
 
     @dg.asset(**made_by("numpy", asset="classifier_bundle"))  # type: ignore[untyped-decorator]
     def classifier_bundle(
@@ -113,42 +138,43 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """The bundle that the sidecar serves, published as `latest`, with the run recorded in the database."""
         assets = Assets(located=umap_embedding, clusters=hdbscan_clusters, zones=zone_labels)
-        started_at_us = time.time_ns() // 1000
-        run_id: str | None = None
-        shown: dict[str, Any] = {}
+        run = Run(run_id=plan.run_id, parameters=plan.parameters(), started_at_us=time.time_ns() // 1000)
         reason = why_not(umap_embedding, discovery_dir=plan.output)
         with Cost() as cost, progress.stage("classifier_bundle"):
+            outcome = Outcome(note=f"not published: {reason}")
             if reason is None:
-                fitted = fit_classifier(assets, seed=plan.seed)
-                check_agreement(fitted.served, floor=plan.min_agreement)
-                with progress.publishing():
-                    run_id = publish_run(
-                        assets,
-                        fitted,
-                        discovery_dir=plan.output,
-                        db=store.path,
-                        run_id=plan.run_id,
-                        parameters=plan.parameters(),
-                        started_at_us=started_at_us,
-                    )
-                shown = {**metrics_of(assets, fitted.served), "preview": cluster_preview(zone_labels, hdbscan_clusters)}
-        note = f"published as {run_id}" if run_id else f"not published: {reason}"
-        context.log.info(note)
-        outcome = pa.table({"run_id": pa.array([run_id], pa.string()), "note": pa.array([note], pa.string())})
-        check = checks.bundle_is_sound(outcome, discovery_dir=plan.output, min_agreement=plan.min_agreement)
-        shown = {**shown, "published": run_id is not None, "note": note, "dagster/row_count": umap_embedding.num_rows}
-        return _result("classifier_bundle", outcome, check, cost, shown)
+                outcome = publish_checked(
+                    assets,
+                    run,
+                    discovery_dir=plan.output,
+                    db=store.path,
+                    seed=plan.seed,
+                    agrees=partial(checks.classifier_agrees, min_agreement=plan.min_agreement),
+                    verifies=partial(checks.bundle_is_sound, discovery_dir=plan.output),
+                    publishing=progress.publishing,
+                )
+        context.log.info(outcome.note)
+        shown: dict[str, Any] = {**outcome.metrics, "published": outcome.run_id is not None, "note": outcome.note}
+        if outcome.metrics:
+            shown["preview"] = cluster_preview(zone_labels, hdbscan_clusters)
+        told = pa.table({name: pa.array([getattr(outcome, name)], pa.string()) for name in ("run_id", "note")})
+        shown["dagster/row_count"] = umap_embedding.num_rows
+        return _result("classifier_bundle", told, outcome.checks or _PASSED, cost, shown)
 
     return [fingerprints, umap_embedding, hdbscan_clusters, zone_labels, classifier_bundle]
 
 
 def _result(
-    asset: str, value: pa.Table | Tables, check: dg.AssetCheckResult, cost: Cost, shown: Mapping[str, Any]
+    asset: str,
+    value: pa.Table | Tables,
+    outcomes: tuple[dg.AssetCheckResult, ...],
+    cost: Cost,
+    shown: Mapping[str, Any],
 ) -> dg.MaterializeResult[Any]:
     rows = value["points"] if isinstance(value, dict) else value
     return dg.MaterializeResult(
         value=value,
-        check_results=[checks.result(asset, check)],
+        check_results=checks.results(asset, *outcomes),
         metadata={"dagster/row_count": rows.num_rows, **cost.metadata(), **shown},
     )
 

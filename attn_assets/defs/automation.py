@@ -1,7 +1,10 @@
 """When an hour is made: the job, its hourly schedule, and the sensors of new rows and of early runs."""
 
+import json
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -10,16 +13,16 @@ from attn_assets.defs.partitions import key_from_us, us_from_key
 from attn_assets.defs.resources import FingerprintStore, Plan
 from attn_assets.defs.watch import Cursor, Rules, decide
 from attn_core import early_run
-from attn_core.bundle import latest_run_id
+from attn_core.bundle import LATEST, MANIFEST, latest_run_id
 from attn_core.errors import BundleError, StoreError
-from attn_core.store import HOUR_US, hours_with_rows_after, open_reader
+from attn_core.store import HOUR_US, hours_with_rows_after, max_id, open_reader
 
 SENSOR_INTERVAL_S = 30
 
 
 def build_job() -> UnresolvedAssetJobDefinition:
     """All five assets of one hour, with their checks."""
-    return dg.define_asset_job("discover_hour", selection=dg.AssetSelection.all())
+    return dg.define_asset_job("discover_hour", selection=dg.AssetSelection.groups("discovery"))
 
 
 def build_schedule(job: UnresolvedAssetJobDefinition, *, first_hour: str, window_hours: int) -> dg.ScheduleDefinition:
@@ -49,30 +52,31 @@ def build_schedule(job: UnresolvedAssetJobDefinition, *, first_hour: str, window
 
 
 def build_sensor(job: UnresolvedAssetJobDefinition, *, rules: Rules) -> dg.SensorDefinition:
-    """Requests an hour's partition when the database has new rows of it, late ones included."""
+    """Requests an hour's partition when the database has new rows of it; of a past hour only its rows."""
 
     @dg.sensor(
         job=job, name="new_fingerprints", minimum_interval_seconds=SENSOR_INTERVAL_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )  # fmt: skip
     def new_fingerprints(
-        context: dg.SensorEvaluationContext, store: FingerprintStore
+        context: dg.SensorEvaluationContext, store: FingerprintStore, plan: Plan
     ) -> dg.SensorResult | dg.SkipReason:
         cursor = Cursor.from_json(context.cursor)
         try:
             with closing(open_reader(store.path)) as connection:
+                if cursor.watermark_id > max_id(connection):
+                    # Ids never fall in one file: this is another, whose rows are all new.
+                    cursor = Cursor()
                 hours = hours_with_rows_after(connection, after_id=cursor.watermark_id)
         except StoreError as error:
             return dg.SkipReason(str(error))
-        decision = decide(hours, cursor=cursor, now_us=round(datetime.now(UTC).timestamp() * 1e6), rules=rules)
-        requests = [
-            dg.RunRequest(
-                run_key=f"{key_from_us(hour_us)}/{max_id}",
-                partition_key=key_from_us(hour_us),
-                tags={"attn/new_rows": str(rows)},
-            )
-            for hour_us, rows, max_id in decision.requests
-        ]
+        now_us = round(datetime.now(UTC).timestamp() * 1e6)
+        decision = decide(
+            hours, cursor=cursor, now_us=now_us, rules=replace(rules, superseded_us=_window_end_us(plan.output))
+        )
+        requests = [_request(*one) for one in decision.requests]
+        # The map of a late row's hour was followed by newer ones: the next one takes the row in with its window.
+        requests += [_request(*one, asset_selection=[dg.AssetKey("fingerprints")]) for one in decision.late]
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else dg.SkipReason(decision.evidence),
@@ -115,3 +119,23 @@ def build_early_sensor(job: UnresolvedAssetJobDefinition, *, first_hour: str) ->
         return dg.SensorResult(run_requests=[request], cursor=asked.run_id)
 
     return early_discovery
+
+
+def _request(
+    hour_us: int, num_rows: int, newest_id: int, *, asset_selection: list[dg.AssetKey] | None = None
+) -> dg.RunRequest:
+    return dg.RunRequest(
+        run_key=f"{key_from_us(hour_us)}/{newest_id}",
+        partition_key=key_from_us(hour_us),
+        asset_selection=asset_selection,
+        tags={"attn/new_rows": str(num_rows)},
+    )
+
+
+def _window_end_us(discovery_dir: Path) -> int:
+    """Where the window of `latest` ends; 0 where there is none to read. Its hashes do not matter here."""
+    try:
+        manifest = json.loads((discovery_dir / LATEST / MANIFEST).read_text(encoding="utf-8"))
+        return int(manifest["window_end_us"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0

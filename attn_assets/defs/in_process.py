@@ -15,17 +15,19 @@ import dagster as dg
 from attn_assets.checkpoint import Checkpoint, FolderKeepers, RunState
 from attn_assets.defs import checks
 from attn_assets.defs.assets import build_assets
-from attn_assets.defs.io_manager import ONLY, ParquetFolders, read_tables
+from attn_assets.defs.io_manager import ParquetFolders
+from attn_assets.defs.outcomes import why_failed
 from attn_assets.defs.partitions import key_from_us
 from attn_assets.defs.resources import FingerprintStore, Keepers, Plan, Progress
+from attn_assets.lake import ONLY, Lake
 from attn_assets.publishing import free_run_id
+from attn_assets.settings import Settings
 from attn_core.bundle import latest_run_id
 from attn_core.errors import AttnError, StoreError
 from attn_core.store import HOUR_US, open_reader
 
 SCRATCH = ".working-"
 STAGES = ("umap_embedding", "hdbscan_clusters", "zone_labels", "classifier_bundle")
-MIN_AGREEMENT = 0.6
 
 
 class NoFingerprints(StoreError):
@@ -34,6 +36,10 @@ class NoFingerprints(StoreError):
 
 class DiscoveryFailed(AttnError):
     """A stage failed or a blocking check did not hold; `latest` is as it was."""
+
+    def __init__(self, reason: str, *, stage: str = "") -> None:
+        super().__init__(reason)
+        self.stage = stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +68,8 @@ def begin(db: Path, output: Path, request: Request) -> tuple[RunState, int]:
         known = "the database is empty" if last_us is None else f"the newest is from {_utc(last_us)}"
         raise NoFingerprints(
             f"No fingerprints in the last {request.hours:g} hours in {db} ({known}). Send requests to the model server "
-            "while the sidecar runs, or look further back with --hours"
+            "while the sidecar runs (the server needs --return-attention-tokens and --attention-backend triton), or "
+            "look further back with --hours"
         )
     state = RunState(
         run_id=free_run_id(output, now_us),
@@ -113,7 +120,7 @@ def _materialise(
     first_us = state.window_start_us // HOUR_US * HOUR_US
     hour = key_from_us(state.window_end_us)
     num_hours = (state.window_end_us - first_us) // HOUR_US + 1
-    io_manager = ParquetFolders(base_dir=str(folder))
+    lake = Lake(str(folder))
     plan = Plan(
         discovery_dir=str(output),
         window_hours=state.hours,
@@ -121,7 +128,8 @@ def _materialise(
         umap_sample_size=state.umap_sample_size,
         batch_size=state.batch_size,
         seed=state.seed,
-        min_agreement=MIN_AGREEMENT,
+        min_agreement=Settings().min_agreement,
+        max_noise_share=Settings().max_noise_share,
         run_id=state.run_id,
         window_start_us=state.window_start_us,
         window_end_us=state.window_end_us,
@@ -129,7 +137,8 @@ def _materialise(
         previous_run_id=state.previous_run_id,
     )
     resources = {
-        "io_manager": io_manager,
+        "io_manager": ParquetFolders(base_dir=str(folder)),
+        "lake": lake,
         "store": FingerprintStore(db=str(db)),
         "plan": plan,
         "progress": progress,
@@ -138,12 +147,12 @@ def _materialise(
     assets = build_assets(first_hour=key_from_us(first_us), window_hours=num_hours)
     hours = [key_from_us(first_us + i * HOUR_US) for i in range(num_hours)]
     with dg.DagsterInstance.ephemeral() as instance:
-        missing = [key for key in hours if not io_manager.folder(dg.AssetKey("fingerprints"), key).is_dir()]
-        if missing and not _finished("umap_embedding", io_manager, hour):
+        missing = [key for key in hours if not lake.holds("fingerprints", key)]
+        if missing and not _finished("umap_embedding", lake, hour):
             span = {"dagster/asset_partition_range_start": missing[0], "dagster/asset_partition_range_end": missing[-1]}
             _run(assets, ["fingerprints"], instance=instance, resources=resources, tags=span)
         left = list(STAGES)
-        while left and left[0] != "classifier_bundle" and _finished(left[0], io_manager, hour):
+        while left and left[0] != "classifier_bundle" and _finished(left[0], lake, hour):
             left.pop(0)
         result = _run(assets, left, instance=instance, resources=resources, partition_key=hour)
     published = result.asset_materializations_for_node("classifier_bundle")[0].metadata
@@ -168,29 +177,26 @@ def _run(
     )
     if result.success:
         return result
-    for check in result.get_asset_check_evaluations():
-        if not check.passed:
-            found = ", ".join(f"{name} {value.value}" for name, value in check.metadata.items())
-            raise DiscoveryFailed(f"check {check.check_name} of {check.asset_key.to_user_string()} failed: {found}")
-    for event in result.all_events:
-        if event.is_step_failure and event.step_failure_data.error is not None:
-            error = event.step_failure_data.error
-            cause = error.cause or error
-            raise DiscoveryFailed(f"{event.step_key}: {cause.message.strip()}")
-    raise DiscoveryFailed("the run failed before its first stage")
+    stage, reason = why_failed(result.all_events)
+    raise DiscoveryFailed(reason, stage=stage)
 
 
-def _finished(asset: str, io_manager: ParquetFolders, hour: str) -> bool:
+def _finished(asset: str, lake: Lake, hour: str) -> bool:
     """Whether the asset is there and sound: one whose check failed is stored all the same, and must be made again."""
-    folder = io_manager.folder(dg.AssetKey(asset), hour)
-    if not folder.is_dir():
+    tables, located = lake.read(asset, hour), lake.read("umap_embedding", hour)
+    if tables is None or located is None:
         return False
-    tables = read_tables(folder)
     if asset == "umap_embedding":
-        return checks.embedding_is_complete(tables[ONLY]).passed
-    located = read_tables(io_manager.folder(dg.AssetKey("umap_embedding"), hour))[ONLY]
-    judge = checks.clusters_cover_rows if asset == "hdbscan_clusters" else checks.zones_are_valid
-    return judge(tables, located).passed
+        outcomes = [checks.embedding_is_complete(located[ONLY]), checks.map_is_trustworthy(located[ONLY])]
+    elif asset == "hdbscan_clusters":
+        most = Settings().max_noise_share
+        outcomes = [
+            checks.clusters_cover_rows(tables, located[ONLY]),
+            checks.noise_share_is_bounded(tables, max_noise_share=most),
+        ]
+    else:
+        outcomes = [checks.zones_are_valid(tables, located[ONLY])]
+    return all(one.passed for one in outcomes)
 
 
 def _utc(at_us: int) -> str:

@@ -1,9 +1,7 @@
-"""Where assets rest: one folder an asset and hour, one Parquet file a table. Nothing in it can run code."""
+"""Where assets rest between runs: the lake. Nothing in it can run code."""
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +9,14 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from dagster import InputContext, OutputContext
 
 from attn_assets.defs.partitions import us_from_key
+from attn_assets.lake import ONLY, Lake, read_tables, write_tables
 from attn_core.store import HOUR_US, STORED
 
-ONLY = "table"
-"""File name of an asset that is a single table."""
+__all__ = ["ONLY", "ParquetFolders", "read_tables", "write_tables"]
+
 _MISSING_HOURS = {"fingerprints": STORED}
 """Assets of which a window may lack hours (nothing was captured in them), and what an absent hour looks like."""
 
@@ -31,52 +29,42 @@ class ParquetFolders(dg.ConfigurableIOManager):
     """
 
     base_dir: str
+    """A path, or a URL that fsspec knows."""
+
+    @property
+    def lake(self) -> Lake:
+        """The lake itself."""
+        return Lake(self.base_dir)
 
     def handle_output(self, context: OutputContext, obj: Any) -> None:
-        """Write the asset's tables; a folder appears whole or not at all."""
+        """Write the asset's tables."""
         if obj is None:
             return
-        keys = list(context.asset_partition_keys)
+        lake, asset, keys = self.lake, name_of(context.asset_key), list(context.asset_partition_keys)
         if len(keys) == 1:
-            write_tables(self.folder(context.asset_key, keys[0]), obj if isinstance(obj, Mapping) else {ONLY: obj})
+            lake.write(asset, keys[0], obj if isinstance(obj, Mapping) else {ONLY: obj})
             return
         hours = obj.column("captured_at_us").to_numpy() // HOUR_US * HOUR_US
         for key in keys:
-            part = obj.filter(pa.array(np.equal(hours, us_from_key(key))))
-            write_tables(self.folder(context.asset_key, key), {ONLY: part})
+            lake.write(asset, key, {ONLY: obj.filter(pa.array(np.equal(hours, us_from_key(key))))})
 
     def load_input(self, context: InputContext) -> Any:
-        """Read them back."""
-        keys = list(context.asset_partition_keys)
-        schema = _MISSING_HOURS.get(context.asset_key.path[-1])
-        folders = [self.folder(context.asset_key, key) for key in keys]
+        """Read them back; a folder that is not there is an error, but for an hour in which nothing was captured."""
+        lake, asset, keys = self.lake, name_of(context.asset_key), list(context.asset_partition_keys)
+        schema = _MISSING_HOURS.get(asset)
         if schema is not None:
-            tables = [read_tables(folder)[ONLY] for folder in folders if folder.is_dir()]
-            return pa.concat_tables(tables) if tables else schema.empty_table()
-        tables_by_name = read_tables(folders[0])
+            rows = lake.rows(asset, keys)
+            return schema.empty_table() if rows is None else rows
+        tables_by_name = lake.read(asset, keys[0])
+        if tables_by_name is None:
+            raise FileNotFoundError(f"{asset} of {keys[0]} is not in the lake {self.base_dir}: materialise it first")
         return tables_by_name[ONLY] if set(tables_by_name) == {ONLY} else tables_by_name
 
     def folder(self, asset_key: dg.AssetKey, partition_key: str) -> Path:
-        """Where an hour of an asset lies."""
-        return Path(self.base_dir).joinpath(*asset_key.path, partition_key.replace(":", "-"))
+        """Where an hour of an asset lies, for a lake on a disk."""
+        return Path(self.lake.folder(name_of(asset_key), partition_key))
 
 
-def write_tables(folder: Path, tables: Mapping[str, pa.Table]) -> None:
-    """Write each table as ``NAME.parquet``, replacing the folder if it is there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
-    staging.mkdir()
-    for name, table in tables.items():
-        pq.write_table(table, staging / f"{name}.parquet", compression="zstd")
-    if folder.exists():
-        old = staging.with_name(f"{staging.name}-old")
-        folder.rename(old)
-        staging.rename(folder)
-        shutil.rmtree(old)
-    else:
-        staging.rename(folder)
-
-
-def read_tables(folder: Path) -> dict[str, pa.Table]:
-    """All tables of a folder by name."""
-    return {path.stem: pq.read_table(path) for path in sorted(folder.glob("*.parquet"))}
+def name_of(asset_key: dg.AssetKey) -> str:
+    """The asset's name in the lake."""
+    return "/".join(asset_key.path)

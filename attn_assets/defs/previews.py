@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from attn_assets.discovery.tables import reading
+from attn_assets.plots import COLOURS, map_png, zones_png
 from attn_core.classify import cluster_label
+from attn_core.store import HOUR_US
+from attn_core.zones import ZONES
 
 NUM_ROWS = 5
 _HIDDEN = ("vector", "token_text")
@@ -42,6 +49,32 @@ def cluster_preview(zones: Mapping[str, pa.Table], clusters: Mapping[str, pa.Tab
         for row in rows[: 4 * NUM_ROWS]
     ]  # fmt: skip
     return dg.MetadataValue.md(markdown(names, cells) if cells else "No clusters detected")
+
+
+def zone_plots(zones: Mapping[str, pa.Table], located: pa.Table) -> dict[str, Any]:
+    """`map` and `zones_per_hour` as pictures, shown by Dagster's UI where a run's metadata stands."""
+    if not located.num_rows:
+        return {}
+    names = zones["points"].column("zone")
+    zone_index = np.asarray(pc.index_in(names.cast(pa.string()), pa.array(ZONES))).astype(np.int8)
+    hours = located.column("captured_at_us").to_numpy() // HOUR_US
+    counts = np.zeros((int(hours.max() - hours.min()) + 1, len(ZONES)), dtype=np.int64)
+    np.add.at(counts, (hours - hours.min(), zone_index.astype(np.int64)), 1)
+    drawn = map_png(located.column("x").to_numpy(), located.column("y").to_numpy(), zone_index)
+    legend = ", ".join(f"{name} {_hex(colour)}" for name, colour in zip(ZONES, COLOURS, strict=True))
+    return {
+        "map": dg.MetadataValue.md(f"{picture(drawn)}\n\n{legend}"),
+        "zones_per_hour": dg.MetadataValue.md(picture(zones_png(counts))),
+    }
+
+
+def picture(png: bytes) -> str:
+    """A PNG as Markdown, without a file beside it."""
+    return f"![](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def _hex(colour: npt.NDArray[np.float64]) -> str:
+    return "#" + "".join(f"{int(part):02x}" for part in colour)
 
 
 def markdown(names: list[str], rows: list[list[str]]) -> str:

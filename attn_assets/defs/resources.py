@@ -5,15 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 import pyarrow as pa
 
+from attn_assets.calibration.kept import FOLDER as ZONE_CALIBRATIONS
+from attn_assets.calibration.kept import Calibrations
 from attn_assets.discovery.embedding import Keeper, NoKeeper
 from attn_core.bundle import LATEST, Bundle, open_bundle
 from attn_core.errors import BundleError
 from attn_core.store import HOUR_US, open_reader, read_fingerprints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Rows of the database at one instant."""
+
+    rows: pa.Table
+    num_counted: int
+    """How many SQLite counts in the span at that instant."""
+    oldest_id: int | None
+    """The lowest id that the database still holds; None where it is empty."""
 
 
 class FingerprintStore(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -26,10 +40,16 @@ class FingerprintStore(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Where the database lies."""
         return Path(self.db)
 
-    def rows(self, *, start_us: int, end_us: int) -> pa.Table:
-        """Fingerprints captured in [start_us, end_us)."""
+    def span(self, *, start_us: int, end_us: int) -> Span:
+        """Fingerprints captured in [start_us, end_us), and what to hold them against."""
         with closing(open_reader(self.path)) as connection:
-            return read_fingerprints(connection, start_us=start_us, end_us=end_us)
+            # One snapshot: the sidecar goes on writing, and deletes, while this reads.
+            connection.execute("BEGIN")
+            rows = read_fingerprints(connection, start_us=start_us, end_us=end_us)
+            sql = "SELECT count(*) FROM tokens WHERE captured_at_us >= ? AND captured_at_us < ?"
+            counted = int(connection.execute(sql, (start_us, end_us)).fetchone()[0])
+            oldest = connection.execute("SELECT min(id) FROM tokens").fetchone()[0]
+        return Span(rows=rows, num_counted=counted, oldest_id=oldest)
 
     def count(self, *, start_us: int, end_us: int) -> int:
         """How many fingerprints were captured in [start_us, end_us)."""
@@ -54,6 +74,7 @@ class Plan(dg.ConfigurableResource):  # type: ignore[type-arg]
     batch_size: int
     seed: int
     min_agreement: float
+    max_noise_share: float = 1.0
     run_id: str | None = None
     window_start_us: int | None = None
     window_end_us: int | None = None
@@ -81,6 +102,10 @@ class Plan(dg.ConfigurableResource):  # type: ignore[type-arg]
             return open_bundle(self.output / name) if name else None
         except BundleError:
             return None
+
+    def calibrations(self) -> Calibrations:
+        """The zone calibrations beside the bundles."""
+        return Calibrations(self.output / ZONE_CALIBRATIONS)
 
     def parameters(self) -> dict[str, float | int]:
         """What the manifest says of the run."""

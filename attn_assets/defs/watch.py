@@ -19,6 +19,8 @@ class Rules:
     """Seconds between two requests of one hour."""
     first_hour_us: int
     """Hours before this have no partition."""
+    superseded_us: int = 0
+    """Hours that end before this are in a newer window that is published: their rows are taken in, no map is made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +60,18 @@ class Decision:
     """What to ask for, why nothing where nothing, and the cursor of the next look."""
 
     requests: tuple[tuple[int, int, int], ...]
-    """(hour start in UTC us, new rows, highest id), oldest hour first."""
+    """(hour start in UTC us, new rows, highest id), oldest hour first: the whole graph of that hour."""
+    late: tuple[tuple[int, int, int], ...]
+    """The same of hours that a newer window holds: their rows alone."""
     evidence: str
     cursor: Cursor
 
 
 def decide(hours: Sequence[tuple[int, int, int]], *, cursor: Cursor, now_us: int, rules: Rules) -> Decision:
     """From (hour start, rows above the watermark, highest id) of each hour with such rows."""
-    requests, waiting, asked = [], [], dict(cursor.hours)
+    requests: list[tuple[int, int, int]] = []
+    late: list[tuple[int, int, int]] = []
+    waiting, asked = [], dict(cursor.hours)
     for hour_us, num_rows, max_id in hours:
         last = asked.get(hour_us)
         new_rows = num_rows if last is None else num_rows - last.num_rows
@@ -78,7 +84,8 @@ def decide(hours: Sequence[tuple[int, int, int]], *, cursor: Cursor, now_us: int
         elif new_rows < rules.min_new_rows and now_us < hour_us + HOUR_US:
             waiting.append(f"{new_rows} rows of the {rules.min_new_rows} that a running hour needs")
         else:
-            requests.append((hour_us, new_rows, max_id))
+            wanted = late if hour_us + HOUR_US < rules.superseded_us else requests
+            wanted.append((hour_us, new_rows, max_id))
             asked[hour_us] = Asked(num_rows=num_rows, max_id=max_id, at_us=now_us)
     if not waiting:
         # All is asked for: the watermark moves up, and only the instants of the requests still matter.
@@ -93,4 +100,4 @@ def decide(hours: Sequence[tuple[int, int, int]], *, cursor: Cursor, now_us: int
     evidence = f"no new fingerprints after id {next_cursor.watermark_id}"
     if waiting:
         evidence = "waiting: " + "; ".join(waiting)
-    return Decision(requests=tuple(requests), evidence=evidence, cursor=next_cursor)
+    return Decision(requests=tuple(requests), late=tuple(late), evidence=evidence, cursor=next_cursor)

@@ -1,19 +1,22 @@
 """Clusters: HDBSCAN on the sample, and the same tree asked about every other row.
 
-HDBSCAN: Campello, Moulavi, Sander 2013; the hdbscan package (McInnes, Healy, Astels 2017) finds the clusters. Rows
-outside the sample join as `hdbscan.approximate_predict` has them join: with their nearest neighbour by mutual
-reachability, if they are dense enough for its cluster. That function takes rows one by one; here all at once.
+HDBSCAN: Campello, Moulavi, Sander 2013. The spanning tree is ours (`spanning_tree`); the hdbscan package (McInnes,
+Healy, Astels 2017) reads the clusters from it. Rows outside the sample join as `hdbscan.approximate_predict` has them
+join: with their nearest neighbour by mutual reachability, if they are dense enough for its cluster. That function takes
+rows one by one; here all at once.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from attn_assets.discovery.neighbours import Frame
+from attn_assets.discovery.spanning_tree import spanning_tree
 
 NOISE = -1
 I32 = npt.NDArray[np.int32]
@@ -49,29 +52,52 @@ def cluster_sample(space: F32, *, min_cluster_size: int, min_samples: int) -> Cl
     min_samples = min(min_samples, max(size - 1, 1))
     if size < 2 * min_cluster_size or np.ptp(space, axis=0).max(initial=0.0) == 0.0:
         return _all_noise(size)
-    # Imported here: it loads scikit-learn, and `attn-discover --help` should not.
-    from hdbscan import HDBSCAN
+    # Imported here: hdbscan loads scikit-learn, and `attn-discover --help` should not.
+    from hdbscan._hdbscan_linkage import label
+    from hdbscan.hdbscan_ import _tree_to_labels
+    from hdbscan.plots import CondensedTree
 
-    model = HDBSCAN(
-        min_cluster_size=min_cluster_size, min_samples=min_samples, gen_min_span_tree=True, core_dist_n_jobs=1
-    )
-    with warnings.catch_warnings():
+    frame = Frame(space)
+    core_distance = frame.nearest(space, k=min_samples + 1).distance[:, -1]
+    edges = spanning_tree(frame, core_distance)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         # Rows that are identical have infinite density; hdbscan copes, NumPy mentions it.
-        warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"hdbscan\..*")
-        labels = model.fit_predict(space.astype(np.float64)).astype(np.int32)
+        warnings.filterwarnings("ignore", category=RuntimeWarning)
+        found, strength, persistence, condensed, _ = _tree_to_labels(space, label(edges), min_cluster_size)
+    labels = found.astype(np.int32)
     num_clusters = int(labels.max(initial=NOISE)) + 1
     if num_clusters == 0:
         return _all_noise(size)
-    with np.errstate(all="ignore"):
-        validity = float(np.nan_to_num(model.relative_validity_))
     return Clustering(
         labels=labels,
-        strength=np.clip(np.nan_to_num(model.probabilities_), 0.0, 1.0).astype(np.float32),
-        core_distance=Frame(space).nearest(space, k=min_samples + 1).distance[:, -1],
-        birth_distance=_birth_distances(model, num_clusters),
-        persistence=np.clip(np.nan_to_num(model.cluster_persistence_), 0.0, 1.0).astype(np.float32),
-        validity=validity,
+        strength=np.clip(np.nan_to_num(strength), 0.0, 1.0).astype(np.float32),
+        core_distance=core_distance,
+        birth_distance=_birth_distances(CondensedTree(condensed, labels), num_clusters),
+        persistence=np.clip(np.nan_to_num(persistence), 0.0, 1.0).astype(np.float32),
+        validity=relative_validity(labels, edges, num_clusters=num_clusters),
     )
+
+
+def relative_validity(labels: I32, edges: npt.NDArray[np.float64], *, num_clusters: int) -> float:
+    """How well the clusters keep apart, -1..1: hdbscan's `relative_validity_` from the spanning tree [s - 1, 3].
+
+    For each cluster the sparsest edge within it against the densest to another, weighed by size.
+    """
+    one, other = (labels[edges[:, end].astype(np.int64)] for end in (0, 1))
+    length = edges[:, 2]
+    sparseness, separation = np.zeros(num_clusters), np.full(num_clusters, np.inf)
+    both = (one != NOISE) & (other != NOISE)
+    within, between = both & (one == other), both & (one != other)
+    np.maximum.at(sparseness, one[within], length[within])
+    for end in (one, other):
+        np.minimum.at(separation, end[between], length[between])
+    half = (one == NOISE) ^ (other == NOISE)
+    farthest = length.max(initial=0.0)
+    alone = length[half].min(initial=np.inf) if num_clusters == 1 else farthest
+    separation[np.isinf(separation)] = 2.0 * (alone if np.isfinite(alone) else farthest)
+    most = np.maximum(separation, sparseness)
+    index = np.divide(separation - sparseness, most, out=np.zeros(num_clusters), where=most > 0)
+    return float((np.bincount(labels[labels >= 0], minlength=num_clusters) * index).sum() / len(labels))
 
 
 def assign(clustering: Clustering, frame: Frame, queries: F32, *, min_samples: int) -> tuple[I32, F32]:
@@ -81,23 +107,45 @@ def assign(clustering: Clustering, frame: Frame, queries: F32, *, min_samples: i
     """
     if clustering.num_clusters == 0 or not len(queries):
         return np.full(len(queries), NOISE, dtype=np.int32), np.zeros(len(queries), dtype=np.float32)
-    near = frame.nearest(queries, k=2 * min_samples)
-    own_core = near.distance[:, min(min_samples, near.distance.shape[1] - 1)]
-    reach = np.maximum(np.maximum(near.distance, clustering.core_distance[near.index]), own_core[:, None])
-    best = reach.argmin(axis=1)
-    every = np.arange(len(queries))
-    neighbour = near.index[every, best]
+    neighbour, reach = _joined(clustering, frame, queries, min_samples=min(min_samples, len(frame.points) - 1))
     labels = clustering.labels[neighbour]
-    inside = (labels != NOISE) & (reach[every, best] < clustering.birth_distance[labels])
+    inside = (labels != NOISE) & (reach < clustering.birth_distance[labels])
     # A row can be no deeper in the cluster than the neighbour it joins.
-    ratio = clustering.core_distance[neighbour] / np.maximum(reach[every, best], 1e-12)
+    ratio = clustering.core_distance[neighbour] / np.maximum(reach, 1e-12)
     strength = clustering.strength[neighbour] * np.clip(ratio, 0.0, 1.0)
     labels = np.where(inside, labels, NOISE).astype(np.int32)
     return labels, np.where(inside, strength, 0.0).astype(np.float32)
 
 
-def _birth_distances(model: object, num_clusters: int) -> F32:
-    tree = model.condensed_tree_  # type: ignore[attr-defined]
+def _joined(clustering: Clustering, frame: Frame, queries: F32, *, min_samples: int) -> tuple[I32, F32]:
+    """The sample row that each query joins, and how far it is by mutual reachability: int32 [m], float32 [m]."""
+    from attn_assets.discovery import joining_loops
+    from attn_assets.discovery.compiled import over_rows
+
+    core, turned = clustering.core_distance, frame.turned(queries)
+    near = frame.nearest(queries, k=1)
+    nearest, distance = near.index[:, 0].copy(), near.distance[:, 0].copy()
+    neighbour, own_core = np.empty(len(queries), np.int32), np.empty(len(queries), np.float32)
+
+    def work(first: int, last: int) -> None:
+        joining_loops.join(
+            turned, first, last, nearest, distance, core, min_samples, frame.points, frame.order, frame.start,
+            frame.stop, frame.low, frame.high, neighbour, own_core,
+        )  # fmt: skip
+
+    over_rows(len(queries), work)
+    reach = own_core.copy()
+    # Where no row nearby is as dense, one farther off may be nearer by mutual reachability.
+    left = np.flatnonzero(neighbour < 0)
+    wide = frame.nearest(queries[left], k=2 * min_samples)
+    far = np.maximum(np.maximum(wide.distance, core[wide.index]), own_core[left, None])
+    best = far.argmin(axis=1)
+    every = np.arange(len(left))
+    neighbour[left], reach[left] = wide.index[every, best], far[every, best]
+    return neighbour, reach
+
+
+def _birth_distances(tree: Any, num_clusters: int) -> F32:
     raw = tree.to_numpy()
     birth = {int(row["child"]): float(row["lambda_val"]) for row in raw[raw["child_size"] > 1]}
     # Labels are numbered in the order of the selected clusters' ids (hdbscan.prediction.PredictionData).

@@ -13,9 +13,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from attn_assets.discovery.mapping import fit_map, place
+from attn_assets.discovery.frame import MAX_STEP, width, within
+from attn_assets.discovery.mapping import place
 from attn_assets.discovery.neighbours import Frame
-from attn_assets.discovery.sample import sample_rows
+from attn_assets.discovery.renewal import Drawn, LastMap, draw
+from attn_assets.discovery.sample import lasting_rows, sample_rows
 
 F32 = npt.NDArray[np.float32]
 Report = Callable[[int, int], None]
@@ -51,12 +53,32 @@ class Embedding:
     """[m, 2]"""
     in_sample: npt.NDArray[np.bool_]
     """[m], whether the map was fitted on the row (else it was placed)."""
+    drawn: Drawn | None = None
+    """Of the sample's map: its frame, where it is known."""
 
 
-def embed(features: F32, *, sample_size: int, batch_size: int, seed: int, keeper: Keeper, report: Report) -> Embedding:
-    """The map of float32 [m, d]: UMAP on at most `sample_size` rows, the rest in batches of `batch_size`."""
+def embed(
+    features: F32,
+    *,
+    sample_size: int,
+    batch_size: int,
+    seed: int,
+    keeper: Keeper,
+    report: Report,
+    row_ids: npt.NDArray[np.int64] | None = None,
+    last: LastMap | None = None,
+    now_us: int = 0,
+) -> Embedding:
+    """The map of float32 [m, d]: UMAP on at most `sample_size` rows, the rest in batches of `batch_size`.
+
+    With `last` it is drawn in the frame of that map (`renewal`); `row_ids` [m] makes the sample last from window to
+    window; `now_us`, when this window ends, names a frame that begins here.
+    """
     num_rows = len(features)
-    chosen = sample_rows(num_rows, size=sample_size, seed=seed)
+    if row_ids is None:
+        chosen = sample_rows(num_rows, size=sample_size, seed=seed)
+    else:
+        chosen = lasting_rows(row_ids, size=sample_size, seed=seed)
     report(0, num_rows)
     frame = Frame(features[chosen]) if num_rows else None
     positions = np.zeros((num_rows, 2), dtype=np.float32)
@@ -64,7 +86,17 @@ def embed(features: F32, *, sample_size: int, batch_size: int, seed: int, keeper
     in_sample[chosen] = True
     if frame is None:
         return Embedding(positions=positions, in_sample=in_sample)
-    frame_map = _remembered(keeper, "map", lambda: fit_map(frame, seed=seed))
+    known = np.full((num_rows, 2), np.nan, dtype=np.float32) if last is None else last.positions
+    drawn = draw(
+        frame,
+        known=known[chosen],
+        anchors=None if last is None else last.anchors,
+        now_us=now_us,
+        seed=seed,
+        remember=lambda name, make: _remembered(keeper, name, make),
+    )
+    frame_map = drawn.positions
+    limit = MAX_STEP * width(known[np.isfinite(known[:, 0])])
     positions[chosen] = frame_map
     done = len(chosen)
     report(done, num_rows)
@@ -78,9 +110,11 @@ def embed(features: F32, *, sample_size: int, batch_size: int, seed: int, keeper
             f"placed-{start:012d}",
             lambda q=queries: place(frame, frame_map, q),  # type: ignore[misc]
         )
+        if drawn.bounded:
+            positions[batch] = within(positions[batch], known[batch], limit=limit)
         done += len(batch)
         report(done, num_rows)
-    return Embedding(positions=positions, in_sample=in_sample)
+    return Embedding(positions=positions, in_sample=in_sample, drawn=drawn)
 
 
 def _remembered(keeper: Keeper, name: str, make: Callable[[], F32]) -> F32:

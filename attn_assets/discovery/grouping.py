@@ -53,7 +53,15 @@ def smoothing(num_sampled: int, *, min_cluster_size: int) -> int:
     return max(min_cluster_size, min(round(SMOOTHING_SHARE * num_sampled), MAX_SMOOTHING))
 
 
-def group(embedding: Embedding, *, min_cluster_size: int, batch_size: int, before: I32, next_id: int) -> Grouping:
+def group(
+    embedding: Embedding,
+    *,
+    min_cluster_size: int,
+    batch_size: int,
+    before: I32,
+    next_id: int,
+    former: I32 | None = None,
+) -> Grouping:
     """Clusters of the map's rows. `before` [m]: each row's last cluster id (-1 noise, -2 unseen), see `lineage`."""
     sampled = np.flatnonzero(embedding.in_sample)
     space = embedding.positions[sampled]
@@ -73,6 +81,6 @@ def group(embedding: Embedding, *, min_cluster_size: int, batch_size: int, befor
         strength=strength,
         persistence=found.persistence,
         validity=found.validity,
-        lineage=trace(labels, before, num_clusters=found.num_clusters, next_id=next_id),
+        lineage=trace(labels, before, num_clusters=found.num_clusters, next_id=next_id, former=former),
         min_samples=min_samples,
     )

@@ -1,14 +1,17 @@
 """Cluster ids that last: this run's clusters take over the ids of the last run's, by the members they share.
 
 Windows overlap (23 of 24 hours from one hour to the next), so most rows have been clustered before. Only rows of both
-windows count. New and old clusters are paired one to one so that the sum of their Jaccard overlaps is largest.
+windows count. New and old clusters are paired one to one so that the sum of their Jaccard overlaps is largest. Rows
+remember the last cluster of theirs that is gone, so that one that flickers comes back under its own id for as long as
+rows of it are in the window.
 
-| event  | when                                                                                     |
-|--------|------------------------------------------------------------------------------------------|
-| kept   | paired with an old cluster at `KEEP_OVERLAP` or more: carries its id                     |
-| split  | not paired, but most of its shared members were of one old cluster: new id, parent named |
-| born   | everything else: new id                                                                  |
-| merged | kept, and most shared members of another old, now unpaired cluster are in it             |
+| event    | when                                                                                            |
+|----------|-------------------------------------------------------------------------------------------------|
+| kept     | paired with an old cluster at `KEEP_OVERLAP` or more: carries its id                            |
+| returned | not paired, but holds most rows that remember one gone cluster: carries that one's id           |
+| split    | neither, but most of its shared members were of one old cluster: new id, parent named           |
+| born     | everything else: new id                                                                         |
+| merged   | kept, and most shared members of another old, now unpaired cluster are in it                    |
 """
 
 from __future__ import annotations
@@ -45,6 +48,8 @@ class Lineage:
 
     clusters: tuple[Ancestry, ...]
     gone: tuple[int, ...]
+    former: I32
+    """[m], the gone cluster that each row was last of, -1 for none: what the next run is told."""
     next_id: int
     """The first id that no run has ever used."""
 
@@ -54,11 +59,13 @@ class Lineage:
         return np.array([cluster.cluster_id for cluster in self.clusters], dtype=np.int32)
 
 
-def trace(labels: I32, before: I32, *, num_clusters: int, next_id: int) -> Lineage:
+def trace(labels: I32, before: I32, *, num_clusters: int, next_id: int, former: I32 | None = None) -> Lineage:
     """Lineage from this run's `labels` [m] (0..c-1, -1 noise) and the ids `before` [m] (-1 noise, -2 unseen).
 
-    `next_id` is above every id used before; new ids count up from it, larger clusters first.
+    `next_id` is above every id used before; new ids count up from it, larger clusters first. `former` [m] is the last
+    run's `Lineage.former` for these rows.
     """
+    former = np.full_like(before, NOISE) if former is None else former
     old_ids = np.unique(before[before >= 0])
     shared = _contingency(labels, before, old_ids, num_clusters)
     seen = before != UNSEEN
@@ -71,8 +78,10 @@ def trace(labels: I32, before: I32, *, num_clusters: int, next_id: int) -> Linea
     free = [j for j in range(len(old_ids)) if j not in paired.values()]
     sizes = np.bincount(labels[labels >= 0], minlength=num_clusters)
     ids = {new: int(old_ids[old]) for new, old in paired.items()}
-    unpaired = sorted(set(range(num_clusters)) - set(paired), key=lambda new: (-sizes[new], new))
-    ids.update({new: next_id + rank for rank, new in enumerate(unpaired)})
+    returned = _returned(labels, former, new_sizes, unpaired=set(range(num_clusters)) - set(paired), taken=old_ids)
+    ids.update({new: known for new, (known, _) in returned.items()})
+    fresh = sorted(set(range(num_clusters)) - set(ids), key=lambda new: (-sizes[new], new))
+    ids.update({new: next_id + rank for rank, new in enumerate(fresh)})
     absorbed = {j: _home(shared[:, j], int(old_sizes[j])) for j in free}
     clusters = []
     for new in range(num_clusters):
@@ -80,12 +89,36 @@ def trace(labels: I32, before: I32, *, num_clusters: int, next_id: int) -> Linea
             merged = [int(old_ids[j]) for j in free if absorbed[j] == new]
             parents = (ids[new], *merged)
             event, overlap = ("merged" if merged else "kept"), float(jaccard[new, paired[new]])
+        elif new in returned:
+            event, parents, overlap = "returned", (ids[new],), returned[new][1]
         else:
             parent = _home(shared[new], int(new_sizes[new]))
             parents = () if parent is None else (int(old_ids[parent]),)
             event, overlap = ("born", 0.0) if parent is None else ("split", float(jaccard[new, parent]))
         clusters.append(Ancestry(cluster_id=ids[new], event=event, parents=parents, overlap=overlap))
-    return Lineage(clusters=tuple(clusters), gone=tuple(int(old_ids[j]) for j in free), next_id=next_id + len(unpaired))
+    gone = np.array([old_ids[j] for j in free], dtype=np.int32)
+    alive = np.array(list(ids.values()), dtype=np.int32)
+    left = np.where(np.isin(before, gone), before, np.where(np.isin(former, alive), NOISE, former)).astype(np.int32)
+    return Lineage(clusters=tuple(clusters), gone=tuple(gone.tolist()), former=left, next_id=next_id + len(fresh))
+
+
+def _returned(
+    labels: I32, former: I32, new_sizes: npt.NDArray[np.int64], *, unpaired: set[int], taken: I32
+) -> dict[int, tuple[int, float]]:
+    """Gone ids that come back: for each such cluster the id and the Jaccard overlap with the rows that remember it."""
+    gone_ids = np.setdiff1d(np.unique(former[former >= 0]), taken)
+    if not len(gone_ids) or not unpaired:
+        return {}
+    shared = _contingency(labels, np.where(np.isin(former, gone_ids), former, NOISE), gone_ids, len(new_sizes))
+    remember = np.array([np.count_nonzero(former == one) for one in gone_ids])
+    jaccard = shared / np.maximum(new_sizes[:, None] + remember[None, :] - shared, 1)
+    jaccard[[new for new in range(len(new_sizes)) if new not in unpaired]] = 0.0
+    rows, columns = linear_sum_assignment(-jaccard)
+    return {
+        int(new): (int(gone_ids[old]), float(jaccard[new, old]))
+        for new, old in zip(rows, columns, strict=True)
+        if jaccard[new, old] >= KEEP_OVERLAP
+    }
 
 
 def _contingency(labels: I32, before: I32, old_ids: I32, num_clusters: int) -> npt.NDArray[np.int64]:

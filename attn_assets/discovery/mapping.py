@@ -1,17 +1,16 @@
 """The map: UMAP on a sample, the other rows placed against it.
 
 The sample is bounded, so time and memory are; the rest is placed in batches by a weighted mean of where its neighbours
-in the sample lie. UMAP: McInnes, Healy, Melville, arXiv 1802.03426; umap-learn does the layout.
+in the sample lie. UMAP: McInnes, Healy, Melville, arXiv 1802.03426.
 """
 
 from __future__ import annotations
-
-import warnings
 
 import numpy as np
 import numpy.typing as npt
 
 from attn_assets.discovery.fuzzy_graph import fuzzy_graph
+from attn_assets.discovery.layout import lay_out
 from attn_assets.discovery.neighbours import Frame, Neighbours
 
 NUM_NEIGHBOURS = 15
@@ -34,37 +33,14 @@ def fit_map(frame: Frame, *, seed: int, init: F32 | None = None) -> F32:
     start = principal_axes(features) if init is None else init
     if len(features) < MIN_UMAP_ROWS or np.ptp(start[:, 0]) == 0.0:
         return start
-    with warnings.catch_warnings():
-        # It says at every import that TensorFlow is missing.
-        warnings.simplefilter("ignore", ImportWarning)
-        # Imported here: umap-learn takes seconds to load, and `attn-discover --help` should not.
-        from umap.umap_ import find_ab_params, simplicial_set_embedding
-    random = np.random.RandomState(seed)
     if np.ptp(start[:, 1]) == 0.0:
-        # Rows on a line: umap-learn divides by the extent of each axis.
-        start = np.column_stack([start[:, 0], random.normal(size=len(start))])
-    a, b = find_ab_params(1.0, MIN_DIST)
-    positions, _ = simplicial_set_embedding(
-        features,
-        fuzzy_graph(frame.nearest(features, k=NUM_NEIGHBOURS)),
-        n_components=2,
-        initial_alpha=1.0,
-        a=a,
-        b=b,
-        gamma=1.0,
-        negative_sample_rate=5,
-        n_epochs=NUM_EPOCHS,
-        init=start,
-        random_state=random,
-        metric="euclidean",
-        metric_kwds={},
-        densmap=False,
-        densmap_kwds={},
-        output_dens=False,
-        # One thread: the same seed gives the same bytes.
-        parallel=False,
-    )
-    return np.ascontiguousarray(positions, dtype=np.float32)
+        # Rows on a line: nothing would ever push them off it.
+        random = np.random.default_rng(seed)
+        start = np.column_stack([start[:, 0], random.normal(size=len(start))]).astype(np.float32)
+    graph = fuzzy_graph(frame.nearest(features, k=NUM_NEIGHBOURS))
+    if init is None:
+        start = 10.0 * (start - start.min(axis=0)) / np.ptp(start, axis=0)
+    return lay_out(graph, start, num_epochs=NUM_EPOCHS, min_dist=MIN_DIST, seed=seed)
 
 
 def place(frame: Frame, frame_map: F32, queries: F32) -> F32:

@@ -1,8 +1,8 @@
 """The served classifier: fitted to the offline labels, judged on rows that it has not seen.
 
 Prototypes and radii come from 60% of the sample, the confidence curves from 20%, the figures from the last 20%. The
-offline label of a row is what the whole graph says of it: its HDBSCAN cluster, and its zone as the rules and that
-cluster's lift weigh it.
+offline label of a row is what the whole graph says of it: its HDBSCAN cluster, and its zone as the
+calibration (or else the rules) and that cluster's lift weigh it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from attn_assets.discovery.quality import expected_calibration_error, reliabilit
 from attn_assets.discovery.sample import split_rows
 from attn_core.baseline import Baseline, baseline_from_answers
 from attn_core.classify import NO_CLUSTER, RULES_CONFIDENCE_CAP, Classifier, ClassifierArrays, no_clusters
+from attn_core.zone_scorer import ZoneScorer
 
 SPLIT = (0.6, 0.2, 0.2)
+LEAST_RADIUS = 1e-4
 NUM_KNOTS = 12
 MIN_ROWS_PER_KNOT = 25
 PRIOR_WEIGHT = 2.0
@@ -72,8 +74,13 @@ class Served:
     """What it answered on the rows that judged it."""
 
 
-def fit(rows: Labelled, *, cluster_ids: I32, cluster_zone_lift: F32, seed: int) -> Served:
-    """The served classifier of clusters 0..c-1, whose stable ids and zone lifts [c, 5] these are."""
+def fit(
+    rows: Labelled, *, cluster_ids: I32, cluster_zone_lift: F32, seed: int, scorer: ZoneScorer | None = None
+) -> Served:
+    """The served classifier of clusters 0..c-1, whose stable ids and zone lifts [c, 5] these are.
+
+    `scorer` is the model's zone calibration, None where the rules score the zones.
+    """
     fit_part, curve_part, judge_part = split_rows(len(rows.labels), shares=SPLIT, seed=seed)
     # A cluster must keep members to be tiled with: those of small clusters may all lie in the other parts.
     lacking = np.setdiff1d(np.arange(len(cluster_ids)), rows.labels[fit_part])
@@ -91,13 +98,13 @@ def fit(rows: Labelled, *, cluster_ids: I32, cluster_zone_lift: F32, seed: int) 
         claimed_curve=plain.claimed_curve,
         unclaimed_curve=plain.unclaimed_curve,
     )
-    arrays = _with_curves(arrays, rows.rows(curve_part))
+    arrays = _with_curves(arrays, rows.rows(curve_part), scorer)
     judging = rows.rows(judge_part)
-    figures = judge(arrays, judging, cluster_ids=cluster_ids)
+    figures = judge(arrays, judging, cluster_ids=cluster_ids, scorer=scorer)
     prototypes = Prototypes(
         points=tiles.points, start=tiles.start, nearest_row=fit_part[tiles.nearest_row].astype(np.int32)
     )
-    answers = Classifier(arrays, run_id=None).raw(
+    answers = Classifier(arrays, run_id=None, scorer=scorer).raw(
         judging.vectors,
         context_len=judging.context_len,
         sink_mass=judging.sink_mass,
@@ -107,9 +114,9 @@ def fit(rows: Labelled, *, cluster_ids: I32, cluster_zone_lift: F32, seed: int) 
     return Served(arrays=arrays, prototypes=prototypes, figures=figures, baseline=baseline)
 
 
-def judge(arrays: ClassifierArrays, rows: Labelled, *, cluster_ids: I32) -> Figures:
+def judge(arrays: ClassifierArrays, rows: Labelled, *, cluster_ids: I32, scorer: ZoneScorer | None = None) -> Figures:
     """Agreement with the offline labels and calibration on these rows."""
-    answer = Classifier(arrays, run_id=None).classify(
+    answer = Classifier(arrays, run_id=None, scorer=scorer).classify(
         rows.vectors, context_len=rows.context_len, sink_mass=rows.sink_mass, periodicity=rows.periodicity
     )
     offline = np.append(cluster_ids, NO_CLUSTER)[rows.labels]
@@ -138,6 +145,10 @@ def _radii(tiles: Prototypes, features: F32, labels: I32) -> F32:
     radii = np.zeros(len(tiles.start), dtype=np.float32)
     for cluster in range(len(radii)):
         near = claimant == cluster
+        if not near.any():
+            # Every prototype of it lies on another cluster's, which answers there: it claims nothing.
+            radii[cluster] = LEAST_RADIUS
+            continue
         member, reach = labels[near] == cluster, distance[near]
         order = np.argsort(reach, kind="stable")
         # Right answers if the border lies just past each row in turn: members inside, others outside.
@@ -145,12 +156,12 @@ def _radii(tiles: Prototypes, features: F32, labels: I32) -> F32:
         best = int(right.argmax())
         # Halfway to the next row, so that a prototype on top of its only member still has room.
         beyond = reach[order][best + 1] if best + 1 < len(order) else 1.1 * reach[order][best]
-        radii[cluster] = max((reach[order][best] + beyond) / 2, 1e-4)
+        radii[cluster] = max((reach[order][best] + beyond) / 2, LEAST_RADIUS)
     return radii
 
 
-def _with_curves(arrays: ClassifierArrays, rows: Labelled) -> ClassifierArrays:
-    raw = Classifier(arrays, run_id=None).raw(
+def _with_curves(arrays: ClassifierArrays, rows: Labelled, scorer: ZoneScorer | None) -> ClassifierArrays:
+    raw = Classifier(arrays, run_id=None, scorer=scorer).raw(
         rows.vectors, context_len=rows.context_len, sink_mass=rows.sink_mass, periodicity=rows.periodicity
     )
     right = raw.zone_index == rows.zone_index

@@ -13,6 +13,7 @@ import pyarrow as pa
 from attn_assets.discovery.embedding import Embedding
 from attn_assets.discovery.grouping import Grouping
 from attn_assets.discovery.labelling import ClusterZones
+from attn_assets.discovery.lineage import NOISE
 from attn_assets.discovery.prototypes import Prototypes, exemplar_rows
 from attn_assets.discovery.window import Window
 from attn_core.classify import cluster_label
@@ -73,7 +74,11 @@ def cluster_tables(grouping: Grouping) -> dict[str, pa.Table]:
         }
     )
     points = pa.table(
-        {"cluster_id": pa.array(grouping.cluster_ids), "strength": pa.array(grouping.strength, pa.float32())}
+        {
+            "cluster_id": pa.array(grouping.cluster_ids),
+            "strength": pa.array(grouping.strength, pa.float32()),
+            "former_cluster_id": pa.array(grouping.lineage.former, mask=grouping.lineage.former == NOISE),
+        }
     )
     return {"points": points, "clusters": clusters}
 
@@ -135,6 +140,7 @@ def bundle_tables(
             "zone": zones["points"].column("zone"),
             "confidence": pa.array(confidence, pa.float32()),
             "context_len": located.column("context_len"),
+            "former_cluster_id": clusters["points"].column("former_cluster_id"),
         }
     )
     ids = clusters["clusters"].column("cluster_id").to_numpy()
@@ -151,7 +157,7 @@ def bundle_tables(
         "embeddings": embeddings,
         "clusters": _published_clusters(located, window, clusters, zones, labels, prototypes, positions),
         "prototypes": prototype_table,
-        "requests": request_table(located, zones["points"].column("zone")),
+        "requests": request_table(located, zones["points"].column("zone"), clusters["requests"], zones["requests"]),
     }
 
 
@@ -202,8 +208,11 @@ def _published_clusters(
     )
 
 
-def request_table(located: pa.Table, zone: pa.ChunkedArray) -> pa.Table:
-    """One row a request: how many tokens, their mean map position, and the share of each zone among them."""
+def request_table(located: pa.Table, zone: pa.ChunkedArray, mapped: pa.Table, zoned: pa.Table) -> pa.Table:
+    """One row a request: how many tokens, their mean map position, the share of each zone among them, the request's
+    place on the map of requests, `mapped` (request_id, map_x, map_y), and its own zone, `zoned` (request_id, zone,
+    zone_confidence).
+    """
     index = zone.combine_chunks()
     codes = np.asarray(index.indices) if isinstance(index, pa.DictionaryArray) else np.zeros(0, np.int8)
     shares = {f"share_{name}": pa.array((codes == i).astype(np.float32)) for i, name in enumerate(ZONES)}
@@ -217,6 +226,9 @@ def request_table(located: pa.Table, zone: pa.ChunkedArray) -> pa.Table:
         "model_id": grouped.column("model_id_first"),
         "num_tokens": grouped.column("request_id_count"),
         **{name: grouped.column(f"{name}_mean").cast(pa.float32()) for name in means},
+        # All in the order in which the requests first appear.
+        **{name: mapped.column(name) for name in ("map_x", "map_y")},
+        **{name: zoned.column(name) for name in ("zone", "zone_confidence")},
     }
     return pa.table(named)
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from attn_assets.discovery.companions import fill_companions
 from attn_core.features import features_from_vectors
 from attn_core.fingerprint import DIM
+from attn_core.zone_scorer import ZoneScorer
 from attn_core.zones import zone_features, zone_probabilities
 
 F32 = npt.NDArray[np.float32]
@@ -29,11 +30,17 @@ class Window:
     num_filled: int
     """Rows whose companions were missing and had to be assumed."""
 
-    def zone_probabilities(self) -> F32:
-        """The rules' probability of each zone: [m, 5]."""
+    def zone_probabilities(self, scorer: ZoneScorer | None = None) -> F32:
+        """Each token's probability of each zone, by itself alone, of the calibration or else of the rules: [m, 5]."""
+        if scorer is not None:
+            return scorer.token_probabilities(self.zone_inputs(scorer))
         return zone_probabilities(
             self.vectors, context_len=self.context_len, sink_mass=self.sink_mass, periodicity=self.periodicity
         )
+
+    def zone_inputs(self, scorer: ZoneScorer) -> npt.NDArray[np.float64]:
+        """What the calibration looks at: [m, 25]."""
+        return scorer.inputs(self.features, context_len=self.context_len, periodicity=self.periodicity)
 
     def zone_features(self) -> npt.NDArray[np.float64]:
         """What the rules look at: [m, 5]."""
@@ -65,6 +72,12 @@ def vectors_from_table(table: pa.Table) -> F32:
     """float32 [m, 20] of the `vector` column."""
     flat = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return np.asarray(flat, dtype=np.float32).reshape(table.num_rows, DIM)
+
+
+def numbered(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """[m], a number from 0 on for each of a column's values, in the order of their first appearance."""
+    codes = column.combine_chunks().dictionary_encode()
+    return np.asarray(codes.indices, dtype=np.int64)
 
 
 def rows_between(table: pa.Table, *, start_us: int, end_us: int, max_id: int | None) -> pa.Table:

@@ -71,7 +71,11 @@ class Sidecar:
         self.health = HealthBoard()
         self.live = LiveHub(settings.db, health=self.health, privacy=settings.privacy)
         self.discovery = Discovery(
-            settings.discovery_dir, health=self.health, on_swap=self._on_swap, privacy=settings.privacy
+            settings.discovery_dir,
+            health=self.health,
+            on_swap=self._on_swap,
+            on_failure=lambda failure: self.live.announce({"kind": "failure", **asdict(failure)}),
+            privacy=settings.privacy,
         )
         self.online = (
             OnlineFollower(

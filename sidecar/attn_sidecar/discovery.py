@@ -17,9 +17,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from attn_core import run_failure
 from attn_core.bundle import LATEST, MANIFEST, Bundle, is_run_id, latest_run_id, open_bundle
 from attn_core.classify import Classifier
 from attn_core.errors import BundleError
+from attn_core.run_failure import RunFailure
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
 from attn_sidecar.map.points import PointMap
@@ -78,7 +80,13 @@ class Discovery:
     """Follows `latest` in the discovery folder. `served` is replaced whole: read it once a request."""
 
     def __init__(
-        self, folder: Path, *, health: HealthBoard, on_swap: Callable[[str | None], None], privacy: bool = False
+        self,
+        folder: Path,
+        *,
+        health: HealthBoard,
+        on_swap: Callable[[str | None], None],
+        on_failure: Callable[[RunFailure], None] = lambda _: None,
+        privacy: bool = False,
     ) -> None:
         self.folder = folder
         self._privacy = privacy
@@ -87,6 +95,10 @@ class Discovery:
         """Why the newest bundle is not the one served; None where all is well."""
         self._health = health
         self._on_swap = on_swap
+        self._on_failure = on_failure
+        self._failure_problem = ""
+        self.failure: RunFailure | None = None
+        """The discovery run that failed since the last one was published."""
         self._loading = threading.Lock()
         self._kept: OrderedDict[str, Served] = OrderedDict()
         self._keeping = threading.Lock()
@@ -98,6 +110,8 @@ class Discovery:
     def start(self) -> None:
         """Load what is there, then watch for more."""
         self.reload()
+        # One that stood already was told by the sidecar before this one.
+        self.failure = self._failure()
         self._thread.start()
 
     def stop(self) -> None:
@@ -110,6 +124,21 @@ class Discovery:
         while not self._stopping.wait(POLL_S):
             if self._latest() != self._seen:
                 self.reload()
+            failure = self._failure()
+            if failure != self.failure:
+                self.failure = failure
+                if failure is not None:
+                    log_event(_LOG, logging.ERROR, "discovery.run_failed", run_id=failure.run_id, stage=failure.stage)
+                    self._on_failure(failure)
+
+    def _failure(self) -> RunFailure | None:
+        try:
+            return run_failure.told(self.folder)
+        except BundleError as error:
+            if str(error) != self._failure_problem:
+                self._failure_problem = str(error)
+                log_event(_LOG, logging.WARNING, "discovery.failure_unreadable", reason=error)
+            return None
 
     def _latest(self) -> tuple[str, int] | None:
         """Which bundle `latest` means, and whether its manifest was rewritten: a readlink and a stat."""

@@ -12,7 +12,9 @@ import pytest
 from attn_assets import stages
 from attn_assets.defs import checks
 from attn_assets.defs.io_manager import read_tables
+from attn_assets.defs.outcomes import why_failed
 from attn_assets.discovery.tables import facts_of, with_facts, zone_array
+from attn_assets.publishing import write_bundle
 from attn_core.bundle import latest_run_id, open_bundle
 
 
@@ -36,6 +38,7 @@ def test_sound_assets_pass(made):
     located = stored(made, "umap_embedding")["table"]
     assert checks.fingerprints_are_valid(stored(made, "fingerprints")["table"]).passed
     assert checks.embedding_is_complete(located).passed
+    assert checks.map_is_trustworthy(located).passed
     assert checks.clusters_cover_rows(stored(made, "hdbscan_clusters"), located).passed
     assert checks.zones_are_valid(stored(made, "zone_labels"), located).passed
 
@@ -58,7 +61,8 @@ def test_a_lost_coordinate_or_an_untrue_map_fails(made):
     assert not checks.embedding_is_complete(changed(located, "x", x)).passed
     facts = facts_of(located)
     untrue = with_facts(located, {**facts, "metrics": {**facts["metrics"], "trustworthiness": 0.5}})
-    assert not checks.embedding_is_complete(untrue).passed
+    assert not checks.map_is_trustworthy(untrue).passed
+    assert checks.map_is_trustworthy(untrue.slice(0, 99)).passed, "too few rows to say"
 
 
 def test_labels_that_do_not_cover_the_rows_fail(made):
@@ -83,20 +87,46 @@ def test_an_unknown_zone_or_a_score_outside_0_to_1_fails(made):
 
 
 def test_a_bundle_that_changed_fails(made):
-    outcome, out = stored(made, "classifier_bundle")["table"], made.settings.discovery_dir
-    assert checks.bundle_is_sound(outcome, discovery_dir=out, min_agreement=0.6).passed
+    out = made.settings.discovery_dir
+    run_id = latest_run_id(out)
+    assert checks.bundle_is_sound(run_id, discovery_dir=out).passed
     classifier = out / "latest" / "classifier.npz"
     classifier.write_bytes(classifier.read_bytes() + b"x")
-    assert not checks.bundle_is_sound(outcome, discovery_dir=out, min_agreement=0.6).passed
+    assert not checks.bundle_is_sound(run_id, discovery_dir=out).passed
 
 
-def test_a_bundle_whose_classifier_disagrees_fails(large_graph):
-    graph = large_graph
-    graph.fill(900)
-    graph.make()
-    outcome, out = stored(graph, "classifier_bundle")["table"], graph.settings.discovery_dir
-    assert checks.bundle_is_sound(outcome, discovery_dir=out, min_agreement=0.6).passed
-    assert not checks.bundle_is_sound(outcome, discovery_dir=out, min_agreement=1.1).passed
+def test_columns_that_are_not_the_stores_fail(made):
+    rows = stored(made, "fingerprints")["table"]
+    assert checks.schema_holds(rows).passed
+    for broken, said in (
+        (rows.drop_columns(["sink_mass"]), "sink_mass is None"),
+        (rows.append_column("more", rows["step"]), "more is not known"),
+        (rows.set_column(2, "step", rows["step"].cast(pa.int64())), "step is int64"),
+        (changed(rows, "step", [None, *rows["step"].to_pylist()[1:]]), "step has nulls"),
+    ):
+        found = checks.schema_holds(broken)
+        assert not found.passed
+        assert said in found.metadata["strange"].value
+
+
+def test_a_row_that_was_lost_on_the_way_fails(made):
+    rows = stored(made, "fingerprints")["table"]
+    assert checks.rows_match_database(rows, num_counted=400, num_kept=0).passed
+    assert not checks.rows_match_database(rows.slice(1), num_counted=400, num_kept=0).passed
+    assert checks.rows_match_database(rows, num_counted=390, num_kept=10).passed
+
+
+def test_nearly_nothing_but_noise_fails_where_there_are_rows_to_expect_clusters_of():
+    for count, noise, passed in ((1000, 900, True), (1000, 901, False), (400, 400, True)):
+        labels = pa.array([-1] * noise + [0] * (count - noise), pa.int32())
+        tables = {"points": pa.table({"cluster_id": labels})}
+        assert checks.noise_share_is_bounded(tables, max_noise_share=0.9).passed is passed, count
+
+
+def test_a_classifier_that_disagrees_fails_where_there_are_rows_to_judge_by():
+    for agreement, judged, passed in ((0.61, 200, True), (0.59, 200, False), (0.1, 99, True), (None, 200, True)):
+        figures = {"num_judged": judged, **({} if agreement is None else {"cluster_agreement": agreement})}
+        assert checks.classifier_agrees(figures, min_agreement=0.6).passed is passed
 
 
 def broken_locate(rows: pa.Table, **settings: object) -> pa.Table:
@@ -116,24 +146,75 @@ def broken_zones(located: pa.Table, clusters: dict[str, pa.Table]) -> dict[str, 
     return {**tables, "points": changed(points, "score", [2.0] * points.num_rows)}
 
 
+def untrue_locate(rows: pa.Table, **settings: object) -> pa.Table:
+    located = stages.locate(rows, **settings)
+    facts = facts_of(located)
+    return with_facts(located, {**facts, "metrics": {**facts["metrics"], "trustworthiness": 0.5}})
+
+
+def noisy_clusters(located: pa.Table, **settings: object) -> dict[str, pa.Table]:
+    tables = stages.find_clusters(located, **settings)
+    noise = changed(tables["points"], "cluster_id", [-1] * located.num_rows)
+    return {**tables, "points": noise, "clusters": tables["clusters"].slice(0, 0)}
+
+
+def retyped_rows(rows: pa.Table, **_: object) -> tuple[pa.Table, int]:
+    return rows.set_column(2, "step", rows["step"].cast(pa.int64())), 0
+
+
+def fewer_rows(rows: pa.Table, **_: object) -> tuple[pa.Table, int]:
+    return rows.slice(1), 0
+
+
+def repeated_rows(rows: pa.Table, **_: object) -> tuple[pa.Table, int]:
+    return pa.concat_tables([rows.slice(1), rows.slice(1, 1)]), 0
+
+
+def disagreeing(assets: object, served: object) -> dict[str, float]:
+    return {"cluster_agreement": 0.1, "num_judged": 500}
+
+
+def torn_bundle(*arguments: object, **named: object):
+    record = write_bundle(*arguments, **named)
+    points = named["discovery_dir"] / arguments[2].run_id / "embeddings.parquet"
+    points.write_bytes(points.read_bytes()[:-1])
+    return record
+
+
 @pytest.mark.parametrize(
-    ("asset", "stage", "broken"),
+    ("check", "place", "broken"),
     [
-        ("umap_embedding", "locate", broken_locate),
-        ("hdbscan_clusters", "find_clusters", broken_clusters),
-        ("zone_labels", "label_zones", broken_zones),
+        ("schema_holds", "defs.assets.with_expired_rows", retyped_rows),
+        ("vectors_hold_invariants", "defs.assets.with_expired_rows", repeated_rows),
+        ("rows_match_database", "defs.assets.with_expired_rows", fewer_rows),
+        ("every_row_is_on_the_map", "defs.assets.locate", broken_locate),
+        ("map_is_trustworthy", "defs.assets.locate", untrue_locate),
+        ("every_row_has_a_label", "defs.assets.find_clusters", broken_clusters),
+        ("noise_share_is_bounded", "defs.assets.find_clusters", noisy_clusters),
+        ("zones_are_known", "defs.assets.label_zones", broken_zones),
+        ("classifier_agrees", "publishing.metrics_of", disagreeing),
+        ("bundle_verifies", "publishing.write_bundle", torn_bundle),
     ],
 )
-def test_a_failing_check_keeps_the_old_latest(made, monkeypatch, asset, stage, broken):
+def test_a_failing_check_keeps_the_old_latest(made, monkeypatch, check, place, broken):
+    """Every check there is, on a window that would be published otherwise; the bundle that is served stays whole."""
+    made.fill(200, seed=7)
     before = latest_run_id(made.settings.discovery_dir)
-    monkeypatch.setattr(f"attn_assets.defs.assets.{stage}", broken)
+    monkeypatch.setattr(f"attn_assets.{place}", broken)
     result = made.make(raise_on_error=False)
     assert not result.success
-    failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    assert [check.asset_key.to_user_string() for check in failed] == [asset]
-    assert not result.asset_materializations_for_node("classifier_bundle")
+    assert [one.check_name for one in result.get_asset_check_evaluations() if not one.passed] == [check]
     assert latest_run_id(made.settings.discovery_dir) == before
     assert open_bundle(made.settings.discovery_dir / "latest").run_id == before
+    assert [path.name for path in made.settings.discovery_dir.glob("2*")] == [before], "what was refused is removed"
+    stage, reason = why_failed(result.all_events)
+    assert check in checks.CHECKS[stage]
+    assert f"check {check} of {stage} failed" in reason
+
+
+def test_the_cases_above_are_all_checks():
+    (cases,) = [mark for mark in test_a_failing_check_keeps_the_old_latest.pytestmark if mark.name == "parametrize"]
+    assert sorted(case[0] for case in cases.args[1]) == sorted(n for names in checks.CHECKS.values() for n in names)
 
 
 def test_a_broken_vector_in_the_database_stops_the_hour(made):

@@ -12,14 +12,18 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from jsonschema_rs import ValidationError, validator_for
 from synthetic_fingerprints import draw, store_rows
 from websockets.asyncio.client import connect
 
 from attn_assets.checkpoint import FOLDER
 from attn_assets.memory import fit_sizes
+from attn_assets.progress import Event
+from attn_core import run_failure
 from attn_core.bundle import latest_run_id, open_bundle
 from attn_core.errors import SettingsError
 from attn_core.store import HOUR_US, open_reader, open_writer
@@ -136,7 +140,6 @@ def uninterrupted(command, db, tmp_path_factory) -> dict[str, object]:
     [
         (signal.SIGINT, "pieces/umap_embedding/placed-*.npy", 130),
         (signal.SIGTERM, "assets/fingerprints/*", 143),
-        (signal.SIGKILL, "pieces/umap_embedding/map.npy", -9),
     ],
 )
 def test_a_stopped_run_is_resumed_to_the_same_result(command, db, tmp_path, uninterrupted, number, moment, code):
@@ -145,9 +148,8 @@ def test_a_stopped_run_is_resumed_to_the_same_result(command, db, tmp_path, unin
     assert stopped.returncode == code, stopped.stderr
     (run_id,) = RUN_ID.findall(stopped.stdout)
     assert latest_run_id(out) is None
-    if number != signal.SIGKILL:
-        assert f"--db {db} --output {out} --resume {run_id}" in stopped.stderr
-        assert json.loads((out / FOLDER / run_id / "state.json").read_text())["status"] == "interrupted"
+    assert f"--db {db} --output {out} --resume {run_id}" in stopped.stderr
+    assert json.loads((out / FOLDER / run_id / "state.json").read_text())["status"] == "interrupted"
     done = discover(command, "--db", db, "--output", out, "--resume", run_id)
     assert done.returncode == 0, done.stderr
     bundle = open_bundle(out / "latest")
@@ -194,6 +196,13 @@ def test_ctrl_c_in_the_middle_of_publishing_lets_it_be_whole_and_says_so(command
     assert (again.returncode, "published already" in again.stdout) == (0, True)
 
 
+def documented_schema() -> dict[str, object]:
+    """The JSON schema in docs/discovery.md."""
+    text = (ROOT / "docs" / "discovery.md").read_text(encoding="utf-8")
+    (block,) = [one for one in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if '"$schema"' in one]
+    return json.loads(block)
+
+
 async def _listen(port: int) -> list[dict[str, object]]:
     events = []
     async with connect(f"ws://127.0.0.1:{port}") as listener:
@@ -214,14 +223,27 @@ def test_progress_is_told_over_the_websocket(command, db, tmp_path):
     assert process.returncode == 0, said
     (run_id,) = RUN_ID.findall(said_out)
     assert {event["run_id"] for event in events} == {run_id}
-    assert set(events[0]) == {"run_id", "stage", "done", "total", "percent", "rss_bytes", "eta_s"}
+    schema = documented_schema()
+    assert set(schema["properties"]) == {field.name for field in fields(Event)} == set(schema["required"])
+    judge = validator_for(schema)
+    for event in events:
+        judge.validate(event)
+    with pytest.raises(ValidationError):
+        judge.validate({**events[0], "done": -1})
     stages = list(dict.fromkeys(event["stage"] for event in events))
     assert stages[-4:] == ["hdbscan_clusters", "zone_labels", "classifier_bundle", "published"]
     placed = [event["done"] for event in events if event["stage"] == "umap_embedding" and event["total"]]
     assert placed == sorted(placed)
     assert placed[-1] == 1500
     assert len(set(placed)) >= 5
+    assert any(event["rows_per_s"] and event["eta_s"] is not None for event in events)
     assert events[-1]["percent"] == 100.0
+    result, manifest = events[-1]["result"], open_bundle(tmp_path / "out" / "latest").manifest
+    assert Path(result.pop("path")).resolve() == (tmp_path / "out" / run_id).resolve()
+    assert result == {name: manifest[name] for name in result}
+    assert all(event["result"] is None for event in events[:-1])
+    peaks = [event["peak_rss_bytes"] for event in events[1:]]
+    assert peaks == sorted(peaks)
     assert all(event["rss_bytes"] > 10_000_000 for event in events[1:])
 
 
@@ -233,15 +255,53 @@ def test_a_taken_port_is_named(command, db, tmp_path):
     assert f"--websocket-port {port} cannot be had" in done.stderr
 
 
-def test_a_memory_bound_reduces_the_sample_and_says_so(command, db, tmp_path):
-    sizes = fit_sizes(num_rows=1_000_000, umap_sample_size=50_000, batch_size=20_000, max_memory_gb=2.1)
+PLANNED = {"umap_sample_size": 50_000, "batch_size": 20_000, "loaded_bytes": 300_000_000}
+
+
+def test_batches_and_sample_are_planned_from_the_bound():
+    sizes = fit_sizes(num_rows=1_000_000, max_memory_gb=2.1, **PLANNED)
     assert sizes.reduced
     assert 1_000 <= sizes.umap_sample_size < 50_000
     assert sizes.expected_bytes <= 2.1e9
-    roomy = fit_sizes(num_rows=1_000_000, umap_sample_size=50_000, batch_size=20_000, max_memory_gb=16)
+    roomy = fit_sizes(num_rows=1_000_000, max_memory_gb=16, **PLANNED)
     assert (roomy.umap_sample_size, roomy.batch_size, roomy.reduced) == (50_000, 20_000, False)
-    with pytest.raises(SettingsError, match="need about"):
-        fit_sizes(num_rows=5_000_000, umap_sample_size=50_000, batch_size=20_000, max_memory_gb=2)
+    with pytest.raises(SettingsError, match="with the smallest sample need about"):
+        fit_sizes(num_rows=5_000_000, max_memory_gb=2, **PLANNED)
+
+
+def test_a_sample_that_was_named_is_kept_or_refused():
+    fixed = {**PLANNED, "num_rows": 1_000_000, "sample_is_fixed": True}
+    with pytest.raises(SettingsError, match=r"with a sample of 50,000 need about .* lower --umap-sample-size"):
+        fit_sizes(max_memory_gb=2.1, **fixed)
+    kept = fit_sizes(max_memory_gb=2.26, **fixed)
+    assert kept.umap_sample_size == 50_000
+    assert 1_000 <= kept.batch_size < 20_000
+    assert kept.expected_bytes <= 2.26e9
+
+
+def test_a_bound_is_kept_and_the_measured_peak_is_said(command, db, tmp_path):
     done = discover(command, "--db", db, "--output", tmp_path / "out", "--max-memory-gb", 16)
     assert done.returncode == 0
     assert "GB expected of 16 GB" in done.stderr
+    assert re.search(r"^peak memory 0\.\d\d GB of 16 GB$", done.stderr, re.MULTILINE)
+
+
+def test_a_run_above_its_bound_is_stopped_and_can_be_resumed_with_a_higher_one(command, db, tmp_path, uninterrupted):
+    """The bound is one that the process has passed when the run is resumed, so that only the watch can hold it."""
+    out = tmp_path / "out"
+    moment = f"{FOLDER}/*/assets/fingerprints/*"
+    stopped = discover_until(moment, signal.SIGINT, "--db", db, "--output", out, *LONG)
+    (run_id,) = RUN_ID.findall(stopped.stdout)
+    refused = discover(command, "--db", db, "--output", out, "--resume", run_id, "--max-memory-gb", 0.1)
+    assert refused.returncode == 1, refused.stderr
+    assert "more than --max-memory-gb 0.1" in refused.stderr
+    for mend in ("--umap-sample-size", "--long-running", "--max-memory-gb", "--batch-size"):
+        assert mend in refused.stderr.partition("What helps")[2]
+    assert "Traceback" not in refused.stderr
+    assert latest_run_id(out) is None
+    failure = run_failure.told(out)
+    assert (failure.run_id, "--max-memory-gb 0.1" in failure.reason) == (run_id, True)
+    done = discover(command, "--db", db, "--output", out, "--resume", run_id, "--max-memory-gb", 16)
+    assert done.returncode == 0, done.stderr
+    assert open_bundle(out / "latest").manifest["files"] == uninterrupted
+    assert run_failure.told(out) is None

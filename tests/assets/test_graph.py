@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_fingerprints import draw, hour_start_us, store_rows
 
+from attn_assets.defs import checks
 from attn_assets.defs.io_manager import read_tables
 from attn_assets.discovery.window import rows_between
 from attn_core.bundle import latest_run_id, open_bundle
@@ -23,9 +24,7 @@ from attn_core.errors import BundleError
 from attn_core.store import HOUR_US
 from attn_core.zones import ZONES, zone_probabilities
 
-CHECKS = {
-    "vectors_hold_invariants", "every_row_is_on_the_map", "every_row_has_a_label", "zones_are_known", "bundle_verifies",
-}  # fmt: skip
+CHECKS = {name for names in checks.CHECKS.values() for name in names}
 
 
 def sql(graph, statement: str) -> list[tuple]:
@@ -52,7 +51,7 @@ def test_an_hour_becomes_a_published_bundle(graph):
     assert manifest["models"] == ["synthetic"]
     assert manifest["window_end_us"] - manifest["window_start_us"] == 24 * HOUR_US
     points = bundle.table("embeddings")
-    expected = "request_id step captured_at_us token_text x y cluster_id zone confidence context_len"
+    expected = "request_id step captured_at_us token_text x y cluster_id zone confidence context_len former_cluster_id"
     assert points.column_names == expected.split()
     stored = set(zip(rows["request_id"].to_pylist(), rows["step"].to_pylist(), strict=True))
     assert set(zip(points["request_id"].to_pylist(), points["step"].to_pylist(), strict=True)) == stored
@@ -267,9 +266,11 @@ def test_a_classifier_that_does_not_agree_is_not_published(large_graph):
     graph.fill(900, seed=5)
     result = graph.make(raise_on_error=False, resources={"plan": strict})
     assert not result.success
-    (failure,) = [event for event in result.all_events if event.is_step_failure]
-    assert "not published" in str(failure.step_failure_data.error)
+    (broken,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert broken.check_name == "classifier_agrees"
+    assert "not published" in broken.metadata["note"].value
     assert latest(graph).run_id == before
+    assert [path.name for path in graph.settings.discovery_dir.glob("2*")] == [before]
 
 
 def test_a_run_that_was_published_but_not_recorded_is_recorded(graph):

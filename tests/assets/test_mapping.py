@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_fingerprints import vectors_of
 
-from attn_assets.discovery import quality
+from attn_assets.discovery import compiled, quality
 from attn_assets.discovery.embedding import NoKeeper, embed
 from attn_assets.discovery.fuzzy_graph import bandwidths, fuzzy_graph
+from attn_assets.discovery.layout import curve_of
 from attn_assets.discovery.mapping import fit_map, place, principal_axes
 from attn_assets.discovery.neighbours import Frame
 from attn_assets.discovery.sample import sample_rows, split_rows
@@ -88,6 +89,31 @@ def test_bandwidths_give_every_row_log2_k_neighbours(seed, rows, k):
     np.testing.assert_allclose(rho, distance[:, 1])
     total = np.exp(-(distance[:, 1:] - rho[:, None]) / sigma[:, None]).sum(axis=1)
     np.testing.assert_allclose(total, np.log2(k), atol=1e-3)
+
+
+def test_any_number_of_threads_gives_the_same_bytes(monkeypatch):
+    features = features_of(1_500)
+    made = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(compiled, "num_threads", lambda count=threads: count)
+        made.append(fit_map(Frame(features), seed=0).tobytes())
+    assert len(set(made)) == 1
+
+
+def test_the_curve_is_umap_learns():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from umap.umap_ import find_ab_params
+    np.testing.assert_allclose(curve_of(0.1), find_ab_params(1.0, 0.1), rtol=1e-3)
+
+
+def test_neighbours_of_repeated_and_distant_rows_are_exact():
+    features = np.repeat(features_of(40), 8, axis=0)
+    features[:5] += 1000.0
+    near = Frame(features).nearest(features, k=12)
+    distance = np.linalg.norm(features[:, None].astype(float) - features[None].astype(float), axis=2)
+    np.testing.assert_allclose(near.distance, np.sort(distance, axis=1)[:, :12], atol=1e-3)
+    assert all(len(set(row)) == 12 for row in near.index.tolist())
 
 
 def test_the_map_keeps_neighbourhoods_and_is_reproducible():

@@ -144,3 +144,35 @@ def test_what_is_no_classifier_is_refused(tmp_path):
 def test_labels():
     assert cluster_label(3) == "Cluster 3"
     assert cluster_label(-1) == "Unclustered"
+
+
+def test_any_number_of_threads_gives_the_same_answers():
+    rng = np.random.default_rng(0)
+    rows = 5_000
+    vectors = rng.dirichlet(np.ones(20), rows).astype(np.float32)
+    vectors[:, :3] = rng.dirichlet(np.ones(3), rows)
+    vectors[:, 4:12] = rng.dirichlet(np.ones(8), rows)
+    known = {
+        "context_len": rng.integers(600, 900, rows),
+        "sink_mass": rng.uniform(0, 0.5, rows).astype(np.float32),
+        "periodicity": rng.uniform(0, 1, rows).astype(np.float32),
+    }
+    features = features_from_vectors(
+        vectors[:64], context_len=known["context_len"][:64], sink_mass=known["sink_mass"][:64]
+    )
+    arrays = replace(
+        no_clusters(),
+        prototypes=features,
+        prototype_start=np.array([0, 10, 30], dtype=np.int32),
+        cluster_ids=np.array([4, 2, 9], dtype=np.int32),
+        cluster_radius=np.array([0.5, 0.4, 0.3], dtype=np.float32),
+        cluster_zone_lift=np.ones((3, 5), dtype=np.float32),
+    )
+    classifier = Classifier(arrays, run_id=None)
+    alone = classifier.classify(vectors, **known)
+    assert len(set(alone.cluster_id)) == 4
+    for threads in (2, 3, 5):
+        shared = classifier.classify(vectors, **known, threads=threads)
+        np.testing.assert_array_equal(alone.cluster_id, shared.cluster_id)
+        np.testing.assert_array_equal(alone.zone_index, shared.zone_index)
+        np.testing.assert_array_equal(alone.confidence, shared.confidence)

@@ -1,12 +1,15 @@
 """Runs and drift on `/events`: numbered, and told again to whoever comes back with a number."""
 
 import os
+from dataclasses import asdict, replace
 
 import pytest
 from sidecar_tools import publish_bundle, random_rows
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from attn_core import run_failure
+from attn_core.run_failure import RunFailure
 from attn_sidecar.app import Sidecar, create_app
 
 FIRST, SECOND, THIRD = (f"2026-01-10T0{hour}-00-00" for hour in (4, 5, 6))
@@ -73,3 +76,20 @@ def test_a_notice_that_is_none_is_refused(client, notice):
     with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect(f"/events?after_notice={notice}"):
         pass
     assert refused.value.code == 1008
+
+
+def test_a_discovery_run_that_failed_is_told_and_stands_in_the_status(client, settings):
+    failure = RunFailure(run_id=SECOND, stage="umap_embedding", reason="check every_row failed", failed_at_us=7)
+    with client.websocket_connect("/events") as socket:
+        socket.receive_json()
+        run_failure.tell(settings.discovery_dir, failure)
+        told = socket.receive_json()
+        assert {name: told[name] for name in asdict(failure)} == asdict(failure)
+        assert told["kind"] == "failure"
+        assert client.get("/discovery/status").json()["failure"] == asdict(failure)
+        (settings.discovery_dir / run_failure.FILE_NAME).write_text("{")
+        publish(client, settings, THIRD)
+        assert socket.receive_json()["kind"] == "run"
+        run_failure.forget(settings.discovery_dir)
+        run_failure.tell(settings.discovery_dir, replace(failure, failed_at_us=8))
+        assert socket.receive_json()["failed_at_us"] == 8

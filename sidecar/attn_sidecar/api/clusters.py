@@ -35,7 +35,10 @@ class Exemplar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a cluster comes from: ``kept``, ``split``, ``born`` or ``merged`` (`attn_assets.discovery.lineage`)."""
+    """Where a cluster comes from: ``kept``, ``returned``, ``split``, ``born`` or ``merged``.
+
+    `attn_assets.discovery.lineage` says when which.
+    """
 
     event: str
     parents: list[int]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -22,7 +23,10 @@ WHAT_TO_DO = [
 
 
 class DiscoveryStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`status` is ``ready`` or ``unavailable``; `problem` says why a newer bundle is not served."""
+    """`status` is ``ready`` or ``unavailable``; `problem` says why a newer bundle is not served.
+
+    `failure` is the run that failed since the last one was published: `run_id`, `stage`, `reason`, `failed_at_us`.
+    """
 
     status: str
     run_id: str | None = None
@@ -33,18 +37,21 @@ class DiscoveryStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     detail: str | None = None
     what_to_do: list[str] | None = None
     problem: str | None = None
+    failure: dict[str, Any] | None = None
     discovery_dir: str | None = None
 
 
 def status_of(discovery: Discovery) -> DiscoveryStatus:
     """What is served now."""
     served = discovery.served
+    failure = None if discovery.failure is None else asdict(discovery.failure)
     if served.bundle is None:
         return DiscoveryStatus(
             status="unavailable",
             detail=NOT_AVAILABLE,
             what_to_do=WHAT_TO_DO,
             problem=discovery.problem,
+            failure=failure,
             discovery_dir=str(discovery.folder),
         )
     manifest = served.bundle.manifest
@@ -57,6 +64,7 @@ def status_of(discovery: Discovery) -> DiscoveryStatus:
         metrics=metrics if isinstance(metrics, dict) else None,
         window=window if isinstance(window, dict) else None,
         problem=discovery.problem,
+        failure=failure,
         discovery_dir=str(discovery.folder),
     )
 

@@ -1,0 +1,28 @@
+"""An hour's rows, put together from what the database holds now and what the lake held before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_KEY = ["request_id", "step"]
+
+
+def with_expired_rows(rows: pa.Table, *, stored: pa.Table | None, oldest_id: int | None) -> tuple[pa.Table, int]:
+    """`rows` of the database, and those of `stored` that retention has deleted there since: by instant and id.
+
+    Second, how many those are. Retention deletes from the lowest id on, so what lies below `oldest_id` went by age or
+    size and is kept. A stored row above it that the database lacks was deleted by hand, and goes here too. Both tables
+    have the columns of `attn_core.store.STORED`.
+    """
+    if stored is None or not stored.num_rows:
+        return rows, 0
+    expired = stored if oldest_id is None else stored.filter(pc.less(stored.column("id"), oldest_id))
+    fresh = expired.select(_KEY).append_column("at", pa.array(np.arange(expired.num_rows)))
+    fresh = fresh.join(rows.select(_KEY), keys=_KEY, join_type="left anti")
+    kept = expired.take(fresh.column("at").sort())
+    if not kept.num_rows:
+        return rows, 0
+    both = pa.concat_tables([kept.select(rows.column_names).cast(rows.schema), rows])
+    return both.sort_by([("captured_at_us", "ascending"), ("id", "ascending")]), kept.num_rows
