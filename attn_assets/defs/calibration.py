@@ -21,7 +21,7 @@ class CalibrationConfig(dg.Config):
     seed: int = 0
 
 
-@dg.asset(group_name="discovery", kinds={"numpy", "json"})
+@dg.asset(group_name="calibration", kinds={"numpy", "json"})
 def zone_calibration(context: dg.AssetExecutionContext, config: CalibrationConfig, plan: Plan) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """A new calibration of the served model's zones, beside the bundles; `zone_labels` uses the newest of its model.
 

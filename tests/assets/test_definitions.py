@@ -44,8 +44,9 @@ def test_the_assets_and_their_edges(definitions):
     found = {key.to_user_string(): graph.get(key) for key in graph.get_all_asset_keys()}
     edges = {name: sorted(one.to_user_string() for one in node.parent_keys) for name, node in found.items()}
     assert edges == GRAPH
-    assert {name for name, node in found.items() if node.group_name == "discovery"} >= GRAPH.keys() - {"retention"}
-    assert found["retention"].group_name == "upkeep", "what is kept up is not part of an hour"
+    groups = {name: node.group_name for name, node in found.items()}
+    not_hourly = {"retention": "upkeep", "zone_calibration": "calibration"}
+    assert groups == {**dict.fromkeys(CHECKS, "discovery"), **not_hourly}
     assert all(node.description for node in found.values())
 
 
@@ -65,7 +66,10 @@ def test_job_schedule_and_sensor(definitions):
     sensors = {sensor.name: sensor.default_status for sensor in repository.sensor_defs}
     names = ("early_discovery", "failed_discovery", "new_fingerprints", "published_discovery", "upkeep")
     assert sensors == dict.fromkeys(names, dg.DefaultSensorStatus.RUNNING)
-    assert repository.get_job("discover_hour").executor_def.name == "in_process"
+    job = repository.get_job("discover_hour")
+    assert job.executor_def.name == "in_process"
+    # A calibration asks the model server hundreds of questions: never as a part of an hour.
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(CHECKS)
 
 
 def test_partitions_are_hours_with_the_running_one(definitions):
