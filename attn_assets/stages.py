@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from attn_assets.calibration.kept import Calibrations
 from attn_assets.discovery import quality
@@ -61,7 +62,7 @@ def locate(
         report=report,
         row_ids=rows.column("id").to_numpy(),
         last=last,
-        now_us=window_us[1],
+        now_us=_newest_us(rows, else_us=window_us[1]),
     )
     trust = quality.trustworthiness(window.features, embedding.positions, seed=seed)
     metrics: Figures = {
@@ -77,6 +78,12 @@ def locate(
         "frame": None if embedding.drawn is None else embedding.drawn.facts(),
     }
     return with_facts(located_rows(rows, embedding), facts)
+
+
+def _newest_us(rows: pa.Table, *, else_us: int) -> int:
+    """What a frame that begins here is named after: not the clock, so that the same rows make the same files."""
+    newest = pc.max(rows.column("captured_at_us")).as_py()
+    return else_us if newest is None else int(newest)
 
 
 def find_clusters(
@@ -123,8 +130,8 @@ def locate_requests(located: pa.Table, *, previous_bundle: Bundle | None, seed: 
     features = request_features(window.features, request_no=request_no, step=located.column("step").to_numpy())
     request_ids = located.column("request_id").unique()
     last = last_request_map_of(request_ids, previous_bundle)
-    end_us = int(facts_of(located)["window_end_us"])
-    embedding = map_requests(features, request_ids=request_ids, last=last, now_us=end_us, seed=seed)
+    now_us = _newest_us(located, else_us=int(facts_of(located)["window_end_us"]))
+    embedding = map_requests(features, request_ids=request_ids, last=last, now_us=now_us, seed=seed)
     trust = quality.trustworthiness(features, embedding.positions, seed=seed)
     moved = {} if last is None else movement(embedding.positions, last.positions).figures()
     metrics: Figures = {"count": len(features), **({} if trust is None else {"trustworthiness": trust}), **moved}

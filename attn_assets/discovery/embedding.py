@@ -72,7 +72,7 @@ def embed(
     """The map of float32 [m, d]: UMAP on at most `sample_size` rows, the rest in batches of `batch_size`.
 
     With `last` it is drawn in the frame of that map (`renewal`); `row_ids` [m] makes the sample last from window to
-    window; `now_us`, when this window ends, names a frame that begins here.
+    window; `now_us`, the window's newest capture, names a frame that begins here.
     """
     num_rows = len(features)
     if row_ids is None:

@@ -46,7 +46,7 @@ class Anchors:
     positions: F32
     """[a, 2]"""
     since_us: int
-    """When the window ended for which the frame was made: the frame's name."""
+    """The newest capture of the window for which the frame was made: the frame's name."""
     trustworthiness: float
     """The map's when its frame was made; NaN where there were too few rows to say."""
 

@@ -24,6 +24,8 @@ from attn_assets.discovery.quality import trustworthiness
 
 MAX_LOSS = 0.01
 MIN_GAIN = 0.01
+MIN_JUDGED = 100
+"""Of fewer rows trustworthiness says more about the rows than about the map: no frame is given up for it."""
 F32 = npt.NDArray[np.float32]
 Remember = Callable[[str, Callable[[], F32]], F32]
 """Gives what was made under a name before, or makes it and keeps it."""
@@ -46,7 +48,7 @@ class Drawn:
     """[s, 2]"""
     event: str
     since_us: int
-    """Names the frame: when the window ended for which it was made."""
+    """Names the frame: the newest capture of the window for which it was made."""
     trustworthiness: float
     """Of the map, 0..1; NaN with too few rows to say."""
     trustworthiness_at_birth: float
@@ -109,5 +111,7 @@ def _born(event: str, positions: F32, search: Frame, *, now_us: int, seed: int) 
 
 
 def _trust(search: Frame, positions: F32, *, seed: int) -> float:
+    if len(positions) < MIN_JUDGED:
+        return float("nan")
     found = trustworthiness(search.features, positions, seed=seed)
     return float("nan") if found is None else found

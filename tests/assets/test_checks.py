@@ -139,8 +139,8 @@ def broken_clusters(located: pa.Table, **settings: object) -> dict[str, pa.Table
     return {**tables, "points": tables["points"].slice(1)}
 
 
-def broken_zones(located: pa.Table, clusters: dict[str, pa.Table]) -> dict[str, pa.Table]:
-    tables = stages.label_zones(located, clusters)
+def broken_zones(located: pa.Table, clusters: dict[str, pa.Table], **settings: object) -> dict[str, pa.Table]:
+    tables = stages.label_zones(located, clusters, **settings)
     points = tables["points"]
     assert points["zone"].chunk(0).dictionary.equals(zone_array(np.zeros(0, np.int8)).dictionary)
     return {**tables, "points": changed(points, "score", [2.0] * points.num_rows)}
