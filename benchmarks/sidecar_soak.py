@@ -200,6 +200,8 @@ def run(*, rows: int | None, as_json: bool) -> bool:
         posted = seen.answers["/fingerprint 201"]
         gained = _stored(sidecar) - before
         with closing(sqlite3.connect(sidecar.database)) as connection:
+            # One view of the store for both counts: retention goes on deleting.
+            connection.execute("BEGIN")
             held = connection.execute("SELECT count(*) FROM tokens").fetchone()[0]
             pairs_held = connection.execute(
                 "SELECT count(*) FROM (SELECT DISTINCT request_no, step FROM tokens)"

@@ -185,7 +185,9 @@ def test_a_process_killed_while_it_writes_and_sends_loses_nothing_that_was_spool
     for batch in sinks[0].batches:
         assert by_key.setdefault((batch.source_id, batch.seq), batch.rows).equals(batch.rows)
     of_victim = [batch.seq for batch in sinks[0].batches if batch.source_id == before.batches[0].source_id]
-    assert of_victim == sorted(of_victim)
+    # What stays unanswered for five seconds comes again, so the order is that of first arrivals.
+    first_arrivals = list(dict.fromkeys(of_victim))
+    assert first_arrivals == sorted(first_arrivals)
     assert heir.dropped <= 1  # the record that was being written
 
 
