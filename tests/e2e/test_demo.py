@@ -142,7 +142,7 @@ GRAPH = """{ repositoriesOrError { ... on RepositoryConnection { nodes {
   assetNodes { assetKey { path } hasAssetChecks isPartitioned }
   sensors { name sensorState { status } } schedules { name } jobs { name } } } } }"""
 
-PLOTTED = """{ assetNodes { assetKey { path } assetMaterializations(limit: 1) {
+PLOTTED = """{ assetNodes { groupName assetKey { path } assetMaterializations(limit: 1) {
   metadataEntries { __typename label } } } }"""
 
 
@@ -165,7 +165,9 @@ def test_dagster_lists_the_graph_without_a_warning(demo):
 
 
 def test_a_materialised_hour_has_numbers_to_plot(demo):
-    for asset in graphql(demo, PLOTTED)["assetNodes"]:
+    hourly = [asset for asset in graphql(demo, PLOTTED)["assetNodes"] if asset["groupName"] == "discovery"]
+    assert len(hourly) == 5
+    for asset in hourly:
         materialised = asset["assetMaterializations"]
         assert materialised, asset["assetKey"]
         numbers = [e for e in materialised[0]["metadataEntries"] if e["__typename"].startswith(("Int", "Float"))]
