@@ -1,4 +1,4 @@
-"""Pictures for the Dagster UI, drawn with NumPy alone: the map by zone, and the zones hour by hour.
+"""Pictures for the Dagster UI, drawn with NumPy alone: the map by zone, the zones hour by hour, reliability.
 
 PNG; the zones' colours are the explorer's.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,20 @@ def zones_png(counts: npt.NDArray[np.int64]) -> bytes:
             # One pixel of paper between two bars.
             picture[tops[zone] : tops[zone + 1], edges[hour] : max(edges[hour + 1] - 1, edges[hour] + 1)] = colour
     return png(picture[::-1].astype(np.uint8))
+
+
+def reliability_png(rows: Sequence[Mapping[str, float]]) -> bytes:
+    """Confidence (across) against what came true (up), 0..1 each, a square a bin, larger the more tokens it holds."""
+    size = HEIGHT
+    picture = np.full((size, size, 3), _PAPER)
+    along = np.arange(size)
+    picture[size - 1 - along, along] = 180.0  # where confidence is right
+    for row in rows:
+        x, y = (round(row[name] * (size - 1)) for name in ("confidence", "correct"))
+        half = 2 + round(10 * row["share"] ** 0.5)
+        top = size - 1 - y
+        picture[max(top - half, 0) : top + half + 1, max(x - half, 0) : x + half + 1] = COLOURS[0]
+    return png(picture.astype(np.uint8))
 
 
 def png(pixels: U8) -> bytes:

@@ -13,25 +13,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attn_assets.discovery import serving
-from attn_assets.discovery.labelling import zone_lift
 from attn_assets.discovery.tables import bundle_tables, facts_of, labels_of
 from attn_assets.discovery.window import Window, window_from_table
 from attn_assets.remembered import write_remembered
 from attn_core import run_failure
 from attn_core.baseline import FILE_NAME as BASELINE
 from attn_core.bundle import LATEST, latest_run_id, open_bundle, point_latest, publish, run_id_from_time
-from attn_core.classify import Classifier, cluster_label
+from attn_core.classify import cluster_label
 from attn_core.errors import BundleError
 from attn_core.fingerprint import DIM
 from attn_core.store import open_writer, record_clusters, record_run
-from attn_core.zone_scorer import FILE_NAME as CALIBRATION
-from attn_core.zone_scorer import ZoneScorer
-from attn_core.zones import ZONES
+from attn_core.zones import FILE_NAME as FORMULAS
+from attn_core.zones import ZoneFormulas
 
 MIN_JUDGED_ROWS = 100
 """With fewer held-out rows their agreement is chance: reported, but nothing is refused for it."""
@@ -54,75 +51,45 @@ class Fitted:
 
     window: Window
     served: serving.Served
-    confidence: npt.NDArray[np.float32]
-    """[m], calibrated: how likely the served answer is right about the row's zone, or wrong where it differs."""
 
 
 def fit_classifier(assets: Assets, *, seed: int) -> Fitted:
-    """Fit and judge the served classifier on the sample's rows, and let it answer for all."""
-    # Imported here: compiled loops take a second to load.
-    from attn_assets.discovery.compiled import num_threads
-
-    window, scorer = window_from_table(assets.located), calibration_of(assets.zones)
-    labels = labels_of(assets.clusters)
-    zone_index = np.asarray(assets.zones["points"].column("zone").combine_chunks().indices).astype(np.int8)
+    """Fit and judge the served classifier on the sample's rows."""
+    window = window_from_table(assets.located)
     sampled = np.flatnonzero(assets.located.column("in_sample").to_numpy())
     rows = serving.Labelled(
         vectors=window.vectors,
         context_len=window.context_len,
         sink_mass=window.sink_mass,
-        periodicity=window.periodicity,
         features=window.features,
-        labels=labels,
-        zone_index=zone_index,
+        labels=labels_of(assets.clusters),
     )
     served = serving.fit(
-        rows.rows(sampled),
-        cluster_ids=assets.clusters["clusters"].column("cluster_id").to_numpy(),
-        cluster_zone_lift=zone_lift(
-            assets.zones["zone_labels"].column("score").to_numpy().reshape(-1, len(ZONES)),
-            window.zone_probabilities(scorer).mean(axis=0),
-        ),
-        seed=seed,
-        scorer=scorer,
+        rows.rows(sampled), cluster_ids=assets.clusters["clusters"].column("cluster_id").to_numpy(), seed=seed
     )
-    answer = Classifier(served.arrays, run_id=None, scorer=scorer).classify(
-        window.vectors,
-        context_len=window.context_len,
-        sink_mass=window.sink_mass,
-        periodicity=window.periodicity,
-        threads=num_threads(),
-    )
-    right = answer.zone_index == zone_index
     prototypes = replace(served.prototypes, nearest_row=sampled[served.prototypes.nearest_row].astype(np.int32))
-    return Fitted(
-        window=window,
-        served=replace(served, prototypes=prototypes),
-        confidence=np.where(right, answer.confidence, 1.0 - answer.confidence).astype(np.float32),
-    )
+    return Fitted(window=window, served=replace(served, prototypes=prototypes))
 
 
-def calibration_of(zones: Tables) -> ZoneScorer | None:
-    """The zone calibration that these zones were scored with; None where the rules scored them."""
-    read = facts_of(zones["points"]).get("zone_calibration")
-    return None if read is None else ZoneScorer.from_json(read)
+def formulas_of(zones: Tables) -> ZoneFormulas:
+    """The zone formulas that these zones were scored with."""
+    return ZoneFormulas.from_json(facts_of(zones["points"])["zone_formulas"])
 
 
-def _calibration_event(scorer: ZoneScorer | None, discovery_dir: Path) -> dict[str, Any]:
-    """What the manifest says of the zones' meaning: which calibration, and the one that `latest` has where it differs.
-
-    Without a calibration `version` is ``rules``.
+def _formulas_in_manifest(formulas: ZoneFormulas) -> dict[str, Any]:
+    """For each model what its zones rest on: `version`, `sha256`, `num_tokens` that its usual values were learned from,
+    and `confidence_of`, the model that the confidence was fitted to. The default has the name "".
     """
-    said: dict[str, Any] = {"version": "rules"}
-    if scorer is not None:
-        kept = ("model", "made_at_us", "num_answers", "replaces")
-        said = {"version": scorer.version, **{name: scorer.provenance.get(name) for name in kept}}
-        said["sha256"] = scorer.fingerprint()
-    try:
-        before = open_bundle(discovery_dir / LATEST).manifest.get("zone_calibration", {}).get("version", "rules")
-    except BundleError:
-        return said
-    return said if before == said["version"] else {**said, "changed_from": before}
+    named = {"": formulas.default, **formulas.of_model}
+    return {
+        name: {
+            "version": one.version,
+            "sha256": one.sha256(),
+            "num_tokens": one.usual.num_tokens,
+            "confidence_of": one.provenance.get("confidence", {}).get("model"),
+        }
+        for name, one in named.items()
+    }
 
 
 def why_not(located: pa.Table, *, discovery_dir: Path) -> str | None:
@@ -147,8 +114,7 @@ def metrics_of(assets: Assets, served: serving.Served) -> dict[str, float | int]
         **facts_of(assets.zones["points"]).get("metrics", {}),
         "cluster_agreement": served.figures.cluster_agreement,
         "noise_agreement": served.figures.noise_agreement,
-        "zone_agreement": served.figures.zone_agreement,
-        "ece": served.figures.ece,
+        "cluster_ece": served.figures.cluster_ece,
         "num_judged": served.figures.num_judged,
         "num_prototypes": len(served.prototypes.points),
     }
@@ -231,7 +197,7 @@ def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Pat
     assert run.run_id is not None
     run_id, started_at_us = run.run_id, run.started_at_us
     facts, grouping = facts_of(assets.located), facts_of(assets.clusters["points"])
-    metrics, scorer = metrics_of(assets, fitted.served), calibration_of(assets.zones)
+    metrics, formulas = metrics_of(assets, fitted.served), formulas_of(assets.zones)
     row = {
         "run_id": run_id,
         "started_at_us": started_at_us,
@@ -247,12 +213,13 @@ def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Pat
         **{name: value for name, value in row.items() if name not in ("run_id", "started_at_us")},
         "models": sorted({m for m in assets.located.column("model_id").unique().to_pylist() if m is not None}),
         "versions": {name: version(name) for name in LIBRARIES},
-        "reliability": fitted.served.figures.reliability,
+        "reliability": formulas.default.provenance.get("confidence", {}).get("reliability", []),
+        "cluster_reliability": fitted.served.figures.reliability,
         "previous_run_id": grouping["previous_run_id"],
         "next_cluster_id": grouping["next_id"],
         "gone_cluster_ids": grouping["gone"],
         "frame": facts.get("frame"),
-        "zone_calibration": _calibration_event(scorer, discovery_dir),
+        "zone_formulas": _formulas_in_manifest(formulas),
         "request_frame": facts_of(assets.clusters["requests"]).get("frame"),
     }
     tables = bundle_tables(
@@ -261,7 +228,6 @@ def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Pat
         clusters=assets.clusters,
         zones=assets.zones,
         prototypes=fitted.served.prototypes,
-        confidence=fitted.confidence,
     )
 
     def write(directory: Path) -> None:
@@ -269,8 +235,7 @@ def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Pat
             pq.write_table(table, directory / f"{name}.parquet", compression="zstd")
         fitted.served.arrays.save(directory / "classifier.npz")
         fitted.served.baseline.save(directory / BASELINE)
-        if scorer is not None:
-            scorer.save(directory / CALIBRATION)
+        formulas.save(directory / FORMULAS)
         write_remembered(directory, located=assets.located, window=fitted.window, clusters=assets.clusters)
 
     for abandoned in discovery_dir.glob(f".staging-{run_id}-*"):

@@ -15,9 +15,8 @@ from attn_assets.discovery.drift import drift_of
 from attn_assets.discovery.embedding import Keeper, Report, embed
 from attn_assets.discovery.frame import movement
 from attn_assets.discovery.grouping import group
-from attn_assets.discovery.labelling import label_clusters, zone_of_rows
+from attn_assets.discovery.labelling import label_clusters
 from attn_assets.discovery.previous import last_map_of, last_request_map_of, previous_of
-from attn_assets.discovery.request_zones import request_zones, with_deciding
 from attn_assets.discovery.requests_map import map_requests, request_features
 from attn_assets.discovery.tables import (
     cluster_tables,
@@ -25,12 +24,14 @@ from attn_assets.discovery.tables import (
     facts_of,
     labels_of,
     located_rows,
+    request_zone_table,
     with_facts,
     zone_tables,
 )
 from attn_assets.discovery.window import numbered, window_from_table
+from attn_assets.discovery.zoning import Models, learn_formulas, zone_rows, zones_of_groups
 from attn_core.bundle import Bundle
-from attn_core.zones import ZONES
+from attn_core.zones import ZONES, ZoneFormula, shipped_formula
 
 Tables = dict[str, pa.Table]
 Figures = dict[str, float | int]
@@ -67,7 +68,7 @@ def locate(
     trust = quality.trustworthiness(window.features, embedding.positions, seed=seed)
     metrics: Figures = {
         "num_sampled": int(embedding.in_sample.sum()),
-        "num_companions_assumed": window.num_filled,
+        "num_companions_assumed": int((~window.complete).sum()),
         **({} if trust is None else {"trustworthiness": trust}),
         **({} if last is None else movement(embedding.positions, last.positions).figures()),
     }
@@ -151,34 +152,55 @@ def label_zones(
 ) -> Tables:
     """`points`, `clusters`, `zone_labels`, and `requests` with the zone of each whole request.
 
-    Facts of `points`: metrics (the share of each zone, drift), and the zone calibration that was used, None for rules.
+    Facts of `points`: metrics (the share of each zone, `ece` of the confidence, drift), and `zone_formulas`, with what
+    is usual in this window.
     """
+    # Imported here: compiled loops take a second to load.
+    from attn_assets.discovery.compiled import num_threads
+
     window, labels = window_from_table(located), labels_of(clusters)
-    scorer = None if calibrations is None else calibrations.in_force(located.column("model_id").unique().to_pylist())
-    probabilities = window.zone_probabilities(scorer)
-    zones = label_clusters(
-        labels,
-        num_clusters=clusters["clusters"].num_rows,
-        probabilities=probabilities,
-        evidence=window.zone_features(),
+    models = Models.from_column(located.column("model_id"))
+    formulas = learn_formulas(
+        window,
+        models,
+        base=shipped_of if calibrations is None else calibrations.newest,
+        default=shipped_formula(),
     )
-    if scorer is not None:
-        zones = with_deciding(zones, labels, window, scorer)
-    zone_index, score = zone_of_rows(labels, zones=zones, probabilities=probabilities)
-    counts = np.bincount(zone_index, minlength=len(ZONES)) / max(len(zone_index), 1)
+    rows = zone_rows(window, models, formulas, threads=num_threads())
+    zones = label_clusters(
+        labels, num_clusters=clusters["clusters"].num_rows, zone_index=rows.zone_index, evidence=rows.evidence
+    )
+    counts = np.bincount(rows.zone_index, minlength=len(ZONES)) / max(len(rows.zone_index), 1)
     metrics: Figures = {f"share_{name}": float(counts[i]) for i, name in enumerate(ZONES)}
+    ece = formulas.default.provenance.get("confidence", {}).get("ece")
+    metrics |= {} if ece is None else {"ece": float(ece)}
+    request_no = numbered(located.column("request_id"))
     drift = drift_of(
         window.features,
-        zone_index=zone_index,
+        zone_index=rows.zone_index,
         cluster_ids=clusters["points"].column("cluster_id").to_numpy(),
-        request_no=numbered(located.column("request_id")),
+        request_no=request_no,
         captured_at_us=located.column("captured_at_us").to_numpy(),
         end_us=int(facts_of(located)["window_end_us"]),
         seed=0,
     )
     metrics |= {} if drift is None else drift.figures()
     ids = clusters["clusters"].column("cluster_id").to_numpy()
-    tables = zone_tables(cluster_ids=ids, zones=zones, zone_index=zone_index, score=score)
-    facts = {"metrics": metrics, "zone_calibration": None if scorer is None else scorer.as_json()}
-    requests = request_zones(located, window, scorer, probabilities)
+    tables = zone_tables(cluster_ids=ids, zones=zones, zone_index=rows.zone_index, confidence=rows.confidence)
+    request_ids = located.column("request_id").unique()
+    model_of_request = np.zeros(len(request_ids), dtype=np.int64)
+    model_of_request[request_no] = models.of_row
+    whole = zones_of_groups(
+        rows.evidence,
+        request_no,
+        num_groups=len(request_ids),
+        formula_of=lambda number: formulas.of(models.names[model_of_request[number]]),
+    )
+    facts = {"metrics": metrics, "zone_formulas": formulas.as_json()}
+    requests = request_zone_table(request_ids, whole)
     return {**tables, "points": with_facts(tables["points"], facts), "requests": requests}
+
+
+def shipped_of(model_id: str) -> ZoneFormula:
+    """The formula that comes with the package, for any model."""
+    return shipped_formula()

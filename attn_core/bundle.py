@@ -28,7 +28,10 @@ from attn_core.fingerprint import FINGERPRINT_VERSION
 SCHEMA_VERSION = 1
 LATEST = "latest"
 MANIFEST = "manifest.json"
-REQUIRED = ("embeddings.parquet", "clusters.parquet", "prototypes.parquet", "requests.parquet", "classifier.npz")
+REQUIRED = (
+    "embeddings.parquet", "clusters.parquet", "prototypes.parquet", "requests.parquet", "classifier.npz",
+    "zone_formulas.json",
+)  # fmt: skip
 _RUN_ID = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(-\d{1,6})?")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ALLOWED_SUFFIXES = {".parquet", ".arrow", ".npz", ".safetensors", ".json"}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from attn_core.sinkfree import SinkFree, sink_free
+from attn_core import row_loops
+from attn_core.fingerprint import DIM
 
 FEATURES_VERSION = 1
 NAMES: tuple[str, ...] = (
@@ -28,20 +29,16 @@ NUM_FEATURES = len(NAMES)
 def features_from_vectors(
     vectors: npt.NDArray[np.floating],
     *,
-    context_len: npt.NDArray[np.integer],
+    context_len: npt.NDArray[np.integer] | npt.NDArray[np.float64],
     sink_mass: npt.NDArray[np.floating],
 ) -> npt.NDArray[np.float32]:
     """float32 [m, 21] from float [m, 20], int [m] and float [m]; every value lies in 0..1."""
-    return features_from_sink_free(sink_free(vectors, context_len=context_len, sink_mass=sink_mass))
-
-
-def features_from_sink_free(free: SinkFree) -> npt.NDArray[np.float32]:
-    """The same from fingerprints whose sink is taken out already."""
-    columns = [
-        np.sqrt(np.clip(free.shares, 0.0, 1.0)),
-        np.sqrt(np.clip(free.histogram, 0.0, 1.0)),
-        np.sqrt(free.sink_mass)[:, None],
-        free.evenness[:, None],
-        free.layer_evenness,
-    ]
-    return np.concatenate(columns, axis=1).astype(np.float32)
+    rows = row_loops.writable(vectors, np.float32).reshape(-1, DIM)
+    found = np.empty((len(rows), NUM_FEATURES), dtype=np.float32)
+    row_loops.features_rows(
+        rows,
+        row_loops.writable(context_len, np.float64),
+        row_loops.writable(sink_mass, np.float64),
+        found,
+    )
+    return found

@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS tokens (
     zone_no           INTEGER,                    -- of labels: the zone as classified on arrival
     zone_confidence   REAL,                       -- 0..1
     cluster_id        INTEGER,                    -- stable cluster id, -1 where no cluster claims it
-    classified_run_no INTEGER,                    -- of labels: the run that classified it; null for the zone rules
+    classified_run_no INTEGER,                    -- of labels: the run that classified it; null before the first
     topk_positions    BLOB,                       -- int32[k] little-endian, most attended first; null if not asked for
     topk_probs        BLOB,                       -- float32[k] little-endian, their true probabilities
     residual_mass     REAL,                       -- probability that the top-k leaves out

@@ -1,144 +1,409 @@
-"""The five manifold zones, scored by rules that need no calibration.
+"""The five zones: what each is made of, the one formula that scores them, and the numbers that fill it.
 
-Each zone is scored on what its name says, beyond the sink and relative to what is usual at this context length: the
-yardstick is attention that falls off as 1/(distance + 1), so that a long context does not by itself make a token
-`long_range`, nor a short one `syntax_floor`.
+A zone is what the guide's table says of it. All values are of the attention beyond the sink (positions 0..3), made to
+sum to 1; evenness is its entropy over the largest that it can be at that context length.
 
-| zone             | what raises its score                                            |
-|------------------|------------------------------------------------------------------|
-| syntax_floor     | share within 10 tokens above the yardstick, low entropy          |
-| semantic_bridge  | share at distances 10..99 above the yardstick                    |
-| structure_ripple | periodicity of the attended positions                            |
-| long_range       | share at distances of 100 and more above the yardstick           |
-| diffuse          | entropy near its maximum                                         |
+| zone             | its own characteristics    | open only if                              | decided where (`MUST`)   |
+|------------------|----------------------------|-------------------------------------------|--------------------------|
+| syntax_floor     | local share up, evenness   | local share >= usual or evenness <= usual | local >= 0.85 and        |
+|                  | down                       |                                           | evenness <= 0.4          |
+| semantic_bridge  | mid share up               | always                                    | mid >= 0.80, evenness <= |
+|                  |                            |                                           | 0.6, periodicity <= usual|
+| structure_ripple | periodicity up             | periodicity >= usual and >= 0.1           | periodicity >= 0.7       |
+| long_range       | long share up              | n > 104 and long share >= 0.05            | n >= 300, long >= 0.80,  |
+|                  |                            |                                           | the rest as mid share's  |
+| diffuse          | evenness up                | evenness >= usual                         | n >= 50, evenness >= 0.97|
 
-The probabilities are a softmax of these scores: an order, not yet a calibrated chance.
+`syntax_floor` is closed too where the mid or the long share is 0.8 or more: attention that lies there is not near.
+
+Each characteristic counts as ``z = (value - usual(n)) / spread(n)``, shares as log-odds, where `usual` and `spread` are
+what this model does at that context length (`UsualValues`). A zone's score is its bias plus, for each of its own
+characteristics, ``slope z + hinge_slope max(0, z - hinge)`` with slopes of at least 0; what the last column decides
+comes on top, and outweighs everything else. The zone is the open one with the highest score. So raising a zone's own
+characteristic never takes the zone away, whatever the numbers. Where two rows of the last column hold at once, the
+order is syntax_floor, structure_ripple, diffuse, then the others (docs/decisions/0020-zones-by-characteristic.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from attn_core.sinkfree import SinkFree, sink_free
+from attn_core.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from attn_core.row_loops import Formula
 
 ZONES: tuple[str, ...] = ("syntax_floor", "semantic_bridge", "structure_ripple", "long_range", "diffuse")
-RULES_VERSION = 1
 
-EVIDENCE: tuple[str, ...] = ("local_lift", "mid_lift", "long_lift", "evenness", "periodicity")
-"""What the rules look at, in the order of `zone_features`' columns."""
+CHARACTERISTICS: tuple[str, ...] = ("local_share", "mid_share", "long_share", "evenness", "periodicity")
+"""Values 0..1 of a token, beyond the sink, in the order of the columns below."""
+LOCAL, MID, LONG, EVENNESS, PERIODICITY = range(5)
 
-_MAX_LIFT = 3.0
-_TEMPERATURE = 0.5
+OWN: tuple[tuple[int, int, int], ...] = (
+    (0, LOCAL, 1),
+    (0, EVENNESS, -1),
+    (1, MID, 1),
+    (2, PERIODICITY, 1),
+    (3, LONG, 1),
+    (4, EVENNESS, 1),
+)
+"""(zone, characteristic, direction) of each term of a score."""
 
+VALUES, USUAL, Z, N_COLUMN, HEADS = 0, 5, 10, 15, 16
+NUM_EVIDENCE = 21
+"""Columns of a token's evidence: 5 values, the usual value of each at this length, 5 z, the context length, and the
+zones' evidence at specialist heads (0 where the token carries none)."""
 
-@dataclass(frozen=True)
-class _Typical:
-    """Where the demo model's tokens lie: a score counts from here, in units of the spread.
+MUST = (0.85, 0.4, 0.80, 0.6, 0.7, 300.0, 0.80, 0.6, 50.0, 0.97)
+"""Thresholds of the last column, by rows: local share, evenness; mid share, evenness; periodicity; n, long share,
+evenness; n, evenness."""
+RANKS = (4.0, 1.0, 3.0, 1.0, 2.0)
+DECISIVE = 1000.0
+"""What a rank of the last column adds: more than all else together, `Z_LIMIT` and `LARGEST` being what they are."""
+Z_LIMIT = 8.0
+LARGEST = 10.0
+"""No slope and no bias is larger, so that the last column holds for any numbers."""
+USUAL_CAPS = (0.80, 1.0, 1.0, 0.96, 0.60)
+"""A usual value counts as at most this where a zone opens: what the last column gives a zone is never closed."""
+RIPPLE_LEAST = 0.1
+LONG_LEAST_CONTEXT = 104.0
+LONG_LEAST_SHARE = 0.05
 
-    Measured on answers of SmolLM2-135M-Instruct to the demo's prompts; rough for any other model, which is why a
-    calibration per model is the better way where there is one.
-    """
-
-    centre: tuple[float, ...]
-    spread: tuple[float, ...]
-
-
-_TYPICAL = _Typical(centre=(-0.75, 0.5, 0.5, 0.80, 0.23), spread=(0.35, 0.46, 0.60, 0.047, 0.08))
-
-
-def zone_features(
-    vectors: npt.NDArray[np.floating],
-    *,
-    context_len: npt.NDArray[np.integer],
-    sink_mass: npt.NDArray[np.floating],
-    periodicity: npt.NDArray[np.floating],
-) -> npt.NDArray[np.float64]:
-    """The columns of `EVIDENCE`: float64 [m, 5].
-
-    A lift is the log-odds of a share beyond the sink minus the log-odds that attention falling off as 1/(d + 1) has.
-    """
-    return _evidence(sink_free(vectors, context_len=context_len, sink_mass=sink_mass), periodicity)
-
-
-def _evidence(free: SinkFree, periodicity: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    usual = _usual_shares(free.context_len)
-    lifts = np.clip(_logit(free.shares) - _logit(usual), -_MAX_LIFT, _MAX_LIFT)
-    # A distance class that this context cannot hold, or a token that saw only the sink, shows no lift at all.
-    lifts = np.where((usual > 0) & (free.shares.sum(axis=1, keepdims=True) > 0), lifts, -_MAX_LIFT)
-    # At short contexts everything is local: no information, so no lift.
-    lifts[:, 0] = np.where(usual[:, 1] > 0, lifts[:, 0], 0.0)
-    period = np.clip(np.asarray(periodicity, dtype=np.float64), 0.0, 1.0)
-    return np.column_stack([lifts, free.evenness, period])
-
-
-def zone_probabilities(
-    vectors: npt.NDArray[np.floating],
-    *,
-    context_len: npt.NDArray[np.integer],
-    sink_mass: npt.NDArray[np.floating],
-    periodicity: npt.NDArray[np.floating],
-) -> npt.NDArray[np.float32]:
-    """How much each token belongs to each zone of `ZONES`: float32 [m, 5], rows sum to 1."""
-    free = sink_free(vectors, context_len=context_len, sink_mass=sink_mass)
-    return zone_probabilities_from_sink_free(free, periodicity=periodicity)
+FILE_NAME = "zone_formulas.json"
+"""Its name in a bundle."""
+SCHEMA_VERSION = 3
+KNOTS_LN_N = np.arange(6, 49) * 0.25
+"""Context lengths (4.5 to 163,000) at which usual values are kept, as ln n."""
+BANDWIDTH_LN_N = 0.25
+PRIOR_TOKENS = 100.0
+"""Tokens' worth of belief in the values that were there before."""
+LEAST_SPREAD = np.array([0.1, 0.1, 0.1, 0.01, 0.02])
+_SHARE_EDGE = 1e-3
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 
 
-def zone_probabilities_from_sink_free(
-    free: SinkFree, *, periodicity: npt.NDArray[np.floating]
-) -> npt.NDArray[np.float32]:
-    """The same from fingerprints whose sink is taken out already."""
-    evidence = _evidence(free, periodicity)
-    centre, spread = np.array(_TYPICAL.centre), np.array(_TYPICAL.spread)
-    local, mid, far, even, period = ((evidence - centre) / spread).T
-    scores = np.column_stack(
-        [
-            0.7 * local - 0.7 * even,
-            mid,
-            period,
-            far,
-            even,
+@dataclass(frozen=True, kw_only=True)
+class UsualValues:
+    """What a model usually does at each context length: mean and spread of each characteristic, shares as log-odds."""
+
+    mean: F64
+    """[5, k], at `KNOTS_LN_N`; beyond the ends they hold."""
+    spread: F64
+    """[5, k], standard deviations, above 0."""
+    num_tokens: int
+    """From how many tokens they were learned."""
+
+    def __post_init__(self) -> None:
+        shape = (len(CHARACTERISTICS), len(KNOTS_LN_N))
+        for name, values in (("mean", self.mean), ("spread", self.spread)):
+            if values.shape != shape or not np.isfinite(values).all():
+                raise CalibrationError(f"usual values: {name} has shape {list(values.shape)}, expected {list(shape)}")
+        if not (self.spread > 0).all():
+            raise CalibrationError("usual values: a spread is not above 0")
+
+    def learned_from(self, values: F64, context_len: npt.NDArray[np.integer]) -> UsualValues:
+        """The usual values of these tokens, with the present ones as what is believed before.
+
+        `values` is [m, 5] in the order of `CHARACTERISTICS` and `context_len` int [m]. Kernel regression of the
+        difference from the present values on ln n (Nadaraya 1964; a Gaussian of `BANDWIDTH_LN_N`). A length of which
+        no tokens were seen is shifted by as much as the others are in the mean.
+        """
+        if not len(values):
+            return self
+        ln_n = np.log(np.maximum(np.asarray(context_len, dtype=np.float64), 1.0))
+        # Tokens of one length weigh alike: one kernel value for all of them.
+        lengths, of_token = np.unique(ln_n, return_inverse=True)
+        weights = np.exp(-0.5 * ((KNOTS_LN_N[:, None] - lengths) / BANDWIDTH_LN_N) ** 2)  # [k, lengths]
+        mean, spread = np.empty_like(self.mean), np.empty_like(self.spread)
+        for c, transformed in enumerate(on_scale(values).T):
+            before = np.interp(ln_n, KNOTS_LN_N, self.mean[c])
+            # No position is farther than the class begins: such tokens say nothing of its share.
+            told = np.ones(len(ln_n), dtype=np.bool_)
+            if c <= LONG:
+                told = np.exp(ln_n) > (14.0, 14.0, 104.0)[c] + 0.5
+            difference = np.where(told, transformed - before, 0.0)
+            weight = np.bincount(of_token, weights=told, minlength=len(lengths))
+            summed = np.bincount(of_token, weights=difference, minlength=len(lengths))
+            total = weights @ weight
+            shift = float(summed.sum() / (weight.sum() + PRIOR_TOKENS))
+            mean[c] = self.mean[c] + shift + (weights @ (summed - shift * weight)) / (total + PRIOR_TOKENS)
+            left = np.where(told, transformed - np.interp(ln_n, KNOTS_LN_N, mean[c]), 0.0) ** 2
+            expected = np.where(told, np.interp(ln_n, KNOTS_LN_N, self.spread[c]), 0.0) ** 2
+            ratio = float(left.sum() / max(expected.sum(), 1e-12)) if told.sum() > PRIOR_TOKENS else 1.0
+            squares = np.bincount(of_token, weights=left, minlength=len(lengths))
+            variance = (weights @ squares + PRIOR_TOKENS * ratio * self.spread[c] ** 2) / (total + PRIOR_TOKENS)
+            spread[c] = np.maximum(np.sqrt(variance), LEAST_SPREAD[c])
+        return UsualValues(mean=mean, spread=spread, num_tokens=len(values))
+
+    def at(self, context_len: npt.NDArray[np.integer] | float) -> F64:
+        """The usual value of each characteristic at these context lengths, [m, 5], shares as shares."""
+        ln_n = np.log(np.maximum(np.atleast_1d(np.asarray(context_len, dtype=np.float64)), 1.0))
+        mean = np.column_stack([np.interp(ln_n, KNOTS_LN_N, row) for row in self.mean])
+        mean[:, : LONG + 1] = 1.0 / (1.0 + np.exp(-mean[:, : LONG + 1]))
+        usual: F64 = np.minimum(mean, USUAL_CAPS)
+        return usual
+
+
+def on_scale(values: F64) -> F64:
+    """Characteristics [m, 5] on the scale on which they are compared: shares as log-odds."""
+    scaled = np.array(values, dtype=np.float64)
+    shares = np.clip(scaled[:, : LONG + 1], _SHARE_EDGE, 1 - _SHARE_EDGE)
+    scaled[:, : LONG + 1] = np.log(shares / (1 - shares))
+    return scaled
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZoneFormula:
+    """All numbers that give one model's tokens their zones; immutable."""
+
+    usual: UsualValues
+    slope: F64
+    """[6], a row of `OWN` each; at least 0, as all slopes."""
+    hinge_slope: F64
+    hinge: F64
+    """[6], in z: a high percentile of traffic, beyond which a characteristic counts more."""
+    bias: F64
+    """[5]"""
+    head_slope: F64
+    """[5]"""
+    temperature: float
+    """Over it the scores' softmax gives the zones' probabilities."""
+    margin: F64
+    """[t], margins of the best score over the second, ascending."""
+    chance: F64
+    """[t], at each the chance that the same zone would be given had other heads of the model been looked at."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What they were made from; `confidence_of` names the model that the table of confidence was fitted to."""
+
+    def __post_init__(self) -> None:
+        shapes = {"slope": 6, "hinge_slope": 6, "hinge": 6, "bias": 5, "head_slope": 5}
+        for name, length in shapes.items():
+            values = getattr(self, name)
+            if values.shape != (length,) or not np.isfinite(values).all() or not (abs(values) <= LARGEST).all():
+                raise CalibrationError(f"zone formula: {name} must be {length} numbers of at most {LARGEST:g}")
+        for name in ("slope", "hinge_slope", "head_slope", "hinge"):
+            if not (getattr(self, name) >= 0).all():
+                raise CalibrationError(
+                    f"zone formula: {name} has a number below 0: more of a zone's own characteristic"
+                )
+        if not 1e-3 <= self.temperature <= 1e3:
+            raise CalibrationError(f"zone formula: the temperature is {self.temperature}, expected 0.001 to 1000")
+        table = self.margin.shape == self.chance.shape and self.margin.ndim == 1 and len(self.margin) > 1
+        if not table or not (np.diff(self.margin) > 0).all() or not (np.diff(self.chance) >= 0).all():
+            raise CalibrationError(
+                "zone formula: confidence must be a table from rising margins to chances never falling"
+            )
+        if not ((self.chance >= 0) & (self.chance <= 1)).all():
+            raise CalibrationError("zone formula: a chance lies outside 0..1")
+
+    def with_usual(self, usual: UsualValues) -> ZoneFormula:
+        """The same formula around other usual values."""
+        return replace(self, usual=usual)
+
+    @cached_property
+    def numbers(self) -> Formula:
+        """As the compiled loops take them."""
+        from attn_core.row_loops import Formula
+
+        return Formula(
+            first_ln_n=float(KNOTS_LN_N[0]),
+            ln_n_step=float(KNOTS_LN_N[1] - KNOTS_LN_N[0]),
+            **{
+                name: np.ascontiguousarray(values, dtype=np.float64)
+                for name, values in (
+                    ("mean", self.usual.mean),
+                    ("spread", self.usual.spread),
+                    ("slope", self.slope),
+                    ("hinge_slope", self.hinge_slope),
+                    ("hinge", self.hinge),
+                    ("bias", self.bias),
+                    ("head_slope", self.head_slope),
+                    ("margin", self.margin),
+                    ("chance", self.chance),
+                )
+            },
+        )
+
+    def zones_of(self, evidence: F64) -> ScoredZones:
+        """Zone and confidence of the means of tokens' evidence, [r, NUM_EVIDENCE]: of requests, of sentences."""
+        from attn_core.row_loops import score_rows
+
+        rows = np.ascontiguousarray(evidence, dtype=np.float64).reshape(-1, NUM_EVIDENCE)
+        found = ScoredZones(
+            zone_index=np.empty(len(rows), dtype=np.int8),
+            confidence=np.empty(len(rows), dtype=np.float32),
+            scores=np.empty((len(rows), len(ZONES))),
+        )
+        score_rows(self.numbers, rows, found.zone_index, found.confidence, found.scores)
+        return found
+
+    def probabilities(self, scores: F64) -> F32:
+        """Softmax over the temperature of scores [m, 5], 0 where a zone is closed: float32 [m, 5]."""
+        scaled = scores / self.temperature
+        weights = np.exp(scaled - scaled.max(axis=1, keepdims=True, initial=-np.inf))
+        shares: F32 = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+        return shares
+
+    def reason(self, zone_index: int, evidence: F64) -> Reason:
+        """The own characteristic that speaks most for this zone at this evidence [NUM_EVIDENCE]."""
+        speaks = [
+            (self.slope[k] * direction * evidence[Z + c], c)
+            for k, (zone, c, direction) in enumerate(OWN)
+            if zone == zone_index
         ]
-    )
-    scores = scores / _TEMPERATURE
-    scores -= scores.max(axis=1, keepdims=True)
-    weights = np.exp(scores)
-    probabilities: npt.NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return probabilities
+        _, best = max(speaks)
+        return Reason(
+            characteristic=CHARACTERISTICS[best],
+            value=float(evidence[VALUES + best]),
+            usual=float(evidence[USUAL + best]),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back; numbers to 7 digits."""
+        return {
+            "usual": {
+                "num_tokens": self.usual.num_tokens,
+                "mean": _rounded(self.usual.mean),
+                "spread": _rounded(self.usual.spread),
+            },
+            **{name: _rounded(getattr(self, name)) for name in ("slope", "hinge_slope", "hinge", "bias", "head_slope")},
+            "temperature": self.temperature,
+            "confidence": {"margin": _rounded(self.margin), "chance": _rounded(self.chance)},
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, read: Any) -> ZoneFormula:
+        """The inverse of `as_json`; raises `CalibrationError` where it does not fit."""
+        try:
+            numbers = {
+                name: np.array(read[name], dtype=np.float64)
+                for name in ("slope", "hinge_slope", "hinge", "bias", "head_slope")
+            }
+            usual = UsualValues(
+                mean=np.array(read["usual"]["mean"], dtype=np.float64),
+                spread=np.array(read["usual"]["spread"], dtype=np.float64),
+                num_tokens=int(read["usual"]["num_tokens"]),
+            )
+            table = {name: np.array(read["confidence"][name], dtype=np.float64) for name in ("margin", "chance")}
+            temperature, provenance = float(read["temperature"]), dict(read["provenance"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CalibrationError(f"this is not a zone formula: {error!r}") from error
+        return cls(usual=usual, temperature=temperature, provenance=provenance, **numbers, **table)
+
+    @property
+    def version(self) -> str:
+        """Its name in manifests and logs."""
+        return str(self.provenance.get("version", "shipped"))
+
+    def sha256(self) -> str:
+        """Hash of all its numbers: two formulas with the same hash give the same zones."""
+        plain = {name: value for name, value in self.as_json().items() if name != "provenance"}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def weigh_with_cluster(
-    own: npt.NDArray[np.floating], cluster_lift: npt.NDArray[np.floating]
-) -> npt.NDArray[np.float32]:
-    """Zone probabilities [m, 5] of tokens from their own [m, 5] and their clusters' lift [m, 5] over the usual token.
+@dataclass(frozen=True, kw_only=True)
+class ScoredZones:
+    """Answers for r rows."""
 
-    Bayes with the cluster as a second witness: own probability times how much more often the cluster's members are of
-    the zone than all tokens are. A cluster of one kind decides; one that holds a bit of everything changes nothing.
-    """
-    # The floor keeps a witness with no doubt at all from silencing the other.
-    joint = np.maximum(np.asarray(own, dtype=np.float64), 1e-6) * cluster_lift + 1e-12
-    weighed: npt.NDArray[np.float32] = (joint / joint.sum(axis=1, keepdims=True)).astype(np.float32)
-    return weighed
+    zone_index: npt.NDArray[np.int8]
+    """Index into `ZONES`: [r]."""
+    confidence: F32
+    scores: F64
+    """[r, 5], -inf where a zone is closed."""
 
 
-def _usual_shares(n: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Shares of distances [0, 10), [10, 100), [100, n - 4) under a 1/(d + 1) fall-off: [m, 3]."""
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """The characteristic that made a zone."""
 
-    def harmonic(k: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        # ln(k + 1/2) + gamma is within 1% of the harmonic number for every k >= 1.
-        value: npt.NDArray[np.float64] = np.where(k >= 1, np.log(np.maximum(k, 1) + 0.5) + 0.5772156649, 0.0)
-        return value
-
-    reach = np.maximum(n - 4, 1.0)
-    total = harmonic(reach)
-    up_to_local = harmonic(np.minimum(reach, 10.0))
-    up_to_mid = harmonic(np.minimum(reach, 100.0))
-    return np.column_stack([up_to_local, up_to_mid - up_to_local, total - up_to_mid]) / total[:, None]
+    characteristic: str
+    """One of `CHARACTERISTICS`."""
+    value: float
+    """0..1"""
+    usual: float
+    """What this model usually has at this context length."""
 
 
-def _logit(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    inside = np.clip(p, 1e-3, 1 - 1e-3)
-    value: npt.NDArray[np.float64] = np.log(inside / (1 - inside))
-    return value
+@cache
+def shipped_formula() -> ZoneFormula:
+    """The formula that comes with the package: for the time before a model's first discovery run."""
+    text = resources.files("attn_core").joinpath("zone_formula.json").read_text(encoding="utf-8")
+    return ZoneFormula.from_json(json.loads(text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZoneFormulas:
+    """The formulas of a bundle: one a model, and the one for tokens whose model has none or is not known."""
+
+    of_model: Mapping[str, ZoneFormula]
+    """By model name (`model_name`)."""
+    default: ZoneFormula
+
+    @classmethod
+    def shipped(cls) -> ZoneFormulas:
+        """Before the first discovery run."""
+        return cls(of_model={}, default=shipped_formula())
+
+    def of(self, model_id: str | None) -> ZoneFormula:
+        """The formula for a token of this model."""
+        return self.default if model_id is None else self.of_model.get(model_name(model_id), self.default)
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "zones": list(ZONES),
+            "characteristics": list(CHARACTERISTICS),
+            "default": self.default.as_json(),
+            "of_model": {name: formula.as_json() for name, formula in sorted(self.of_model.items())},
+        }
+
+    @classmethod
+    def from_json(cls, read: Any) -> ZoneFormulas:
+        """The inverse of `as_json`; raises `CalibrationError` where it is of another version or does not fit."""
+        meaning = {"schema_version": SCHEMA_VERSION, "zones": list(ZONES), "characteristics": list(CHARACTERISTICS)}
+        if not isinstance(read, dict) or any(read.get(name) != value for name, value in meaning.items()):
+            raise CalibrationError(f"these are not zone formulas of version {SCHEMA_VERSION}: run discovery again")
+        if not isinstance(read.get("of_model"), dict):
+            raise CalibrationError("these zone formulas name no models")
+        formulas = {str(name): ZoneFormula.from_json(one) for name, one in read["of_model"].items()}
+        return cls(of_model=formulas, default=ZoneFormula.from_json(read.get("default")))
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(self.as_json()) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> ZoneFormulas:
+        """Read what `save` wrote; raises `CalibrationError`."""
+        try:
+            read = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CalibrationError(f"{path.name} cannot be read: {error}") from error
+        return cls.from_json(read)
+
+
+def model_name(model_id: str) -> str:
+    """The last part of a path or a hub name: what names a model wherever it lies."""
+    return model_id.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def same_model(one: str | None, other: str | None) -> bool:
+    """Whether two model ids name one model."""
+    return one is not None and other is not None and model_name(one) == model_name(other)
+
+
+def _rounded(array: npt.NDArray[np.floating]) -> Any:
+    return [[float(f"{x:.7g}") for x in row] for row in array] if array.ndim > 1 else [float(f"{x:.7g}") for x in array]

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from attn_core.bundle import Bundle
+from attn_core.zones import ZONES
 from demo import checks
 from demo.discovery import Dagster
 from demo.processes import DemoError, Stack, say, wait_until
@@ -94,31 +95,36 @@ def run(stack: Stack, *, ports: Ports, places: Places) -> None:
         programs=[sidecar],
     )
     bundle = checks.require_bundle(places.discovery)
-    zones = {kind: _zones_of(kind, answers, sidecar_url=sidecar_url(ports), run_id=bundle.run_id) for kind in KINDS}
+    for answer in answers[:: max(len(answers) // 8, 1)]:
+        for token in answer.attention[::16]:
+            checks.classify(sidecar_url(ports), token, run_id=bundle.run_id)
 
     say("[6/6] summary")
-    _summarise(bundle, zones, num_fingerprints=stored.num_fingerprints, rate=rate, total_s=time.monotonic() - start)
+    _summarise(bundle, answers, num_fingerprints=stored.num_fingerprints, rate=rate, total_s=time.monotonic() - start)
 
 
-def _zones_of(kind: str, answers: list[Answer], *, sidecar_url: str, run_id: str) -> Counter[str]:
-    """The zones that the sidecar gives to every eighth token of this kind's answers."""
-    tokens = [token for answer in answers if answer.kind == kind for token in answer.attention[::8]]
-    return Counter(checks.classify(sidecar_url, token, run_id=run_id)["zone"] for token in tokens)
-
-
-def _summarise(
-    bundle: Bundle, zones: dict[str, Counter[str]], *, num_fingerprints: int, rate: float, total_s: float
-) -> None:
+def _summarise(bundle: Bundle, answers: list[Answer], *, num_fingerprints: int, rate: float, total_s: float) -> None:
     clusters = bundle.table("clusters").to_pylist()
     say(f"\n  run {bundle.run_id}: {num_fingerprints} fingerprints, {len(clusters)} clusters, {rate:.0f} tokens/s")
     for cluster in sorted(clusters, key=lambda row: -row["size"])[:12]:
-        say(f"    {cluster['cluster_label']:<12} {cluster['size']:>6} tokens  {cluster['zone']}")
-    names = sorted({zone for counts in zones.values() for zone in counts})
-    say("\n  zones by kind of prompt (share of the classified tokens)")
-    say("    " + " " * 20 + "".join(f"{name:>18}" for name in names))
-    for kind, counts in zones.items():
-        total = sum(counts.values())
-        say(f"    {kind:<20}" + "".join(f"{counts[name] / total:>17.0%} " for name in names))
+        share = f"{cluster['zone_score']:.0%} of them {cluster['zone']}"
+        say(f"    {cluster['cluster_label']:<12} {cluster['size']:>6} tokens, {share}")
+    kinds = {answer.request_id: answer.kind for answer in answers}
+    tokens = {kind: Counter[str]() for kind in KINDS}
+    for row in bundle.table("embeddings").select(["request_id", "zone"]).to_pylist():
+        if row["request_id"] in kinds:
+            tokens[kinds[row["request_id"]]][row["zone"]] += 1
+    requests = {kind: Counter[str]() for kind in KINDS}
+    for row in bundle.table("requests").select(["request_id", "zone"]).to_pylist():
+        if row["request_id"] in kinds:
+            requests[kinds[row["request_id"]]][row["zone"]] += 1
+    say("\n  zones by kind of prompt (share of its tokens), and the zones of its whole answers")
+    say("    " + " " * 20 + "".join(f"{name:>18}" for name in ZONES))
+    for kind, counts in tokens.items():
+        total = max(sum(counts.values()), 1)
+        shares = "".join(f"{counts[name] / total:>17.0%} " for name in ZONES)
+        whole = ", ".join(f"{count} {name}" for name, count in requests[kind].most_common())
+        say(f"    {kind:<20}{shares}  {whole}")
     say(f"\n  all of it took {total_s:.0f} s")
 
 

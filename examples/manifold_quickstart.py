@@ -32,6 +32,15 @@ RUN_DISCOVERY = """\
   python discovery/discovery_job.py \\
       --db fingerprints.db --output ./discovery_outputs --hours 24 --min-cluster-size 20"""
 
+WORDS = {
+    "local_share": "local mass",
+    "mid_share": "mid-range attention",
+    "long_share": "long-range attention",
+    "evenness": "entropy over its largest",
+    "periodicity": "periodicity",
+}
+"""What a zone is made of, in the guide's words. All are values of the attention beyond the first four positions."""
+
 # A token that copies from its neighbourhood, for when no model server runs to capture one: illustrative numbers.
 EXAMPLE_VECTOR = [
     0.72, 0.18, 0.10, 1.31,
@@ -82,25 +91,39 @@ def classify(sidecar: str, token: dict[str, Any]) -> dict[str, Any] | None:
     """The sidecar's answer for one attention token."""
     body = {"vector": token["fingerprint"]}
     body |= {name: token[name] for name in ("context_len", "sink_mass", "periodicity") if name in token}
-    return fetch(f"{sidecar}/classify", body)
+    return fetch(f"{sidecar}/classify", {**body, "explain": True})
 
 
 def show_tokens(tokens: list[dict[str, Any]], sidecar: str | None) -> None:
-    """A line a token: how its attention is spread, its zone, and the positions it attended to most."""
+    """A line a token: how its attention is spread, its zone and why, and the positions it attended to most."""
     zones: Counter[str] = Counter()
-    print("\n  step  local   mid  long  entropy  zone                        looked back at (position: probability)")
+    print(
+        "\n  step  local   mid  long  entropy   sink  zone (confidence)        because, beyond the sink"
+        "                    looked back at (position: probability)"
+    )
     for token in tokens:
         local, mid, far, entropy_nats = token["fingerprint"][:4]
         manifold = (classify(sidecar, token) or {}).get("manifold") if sidecar else None
-        zone = "(no sidecar)"
+        zone, because = "(no sidecar)", ""
         if manifold:
             zones[manifold["zone"]] += 1
             zone = f"{manifold['zone']} ({manifold['confidence']:.2f})"
+            made = manifold["characteristic"]
+            because = f"{WORDS[made['name']]} {made['value']:.2f}, usual {made['usual']:.2f}"
         top = list(zip(token["topk_positions"], token["topk_probs"], strict=True))[:4]
         seen = "  ".join(f"{position}: {probability:.2f}" for position, probability in top)
-        print(f"  {token['step']:>4}  {local:5.2f} {mid:5.2f} {far:5.2f}  {entropy_nats:7.2f}  {zone:<26}  {seen}")
+        print(
+            f"  {token['step']:>4}  {local:5.2f} {mid:5.2f} {far:5.2f}  {entropy_nats:7.2f}  {token['sink_mass']:5.2f}"
+            f"  {zone:<23}  {because:<42}  {seen}"
+        )
     if zones:
         print("\n  zones of this answer: " + ", ".join(f"{zone} {count}" for zone, count in zones.most_common()))
+        print(
+            "  local, mid, long: attention on the last 10 positions, 10 to 100 back, and farther.\n"
+            "  sink: attention on the first 4 positions, where a model rests when it looks for nothing; left out\n"
+            "  of the zone. usual: what this model does at that context length.\n"
+            "  confidence: how often other heads of the model would give the same zone."
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -29,8 +29,12 @@ class LabelledAnswers:
     """[r], the zone that each was an example of: index into `ZONES`."""
     family: npt.NDArray[np.str_]
     """[r], the kind of prompt."""
-    behind_preamble: npt.NDArray[np.bool_]
-    """[r], whether irrelevant text stood before the task."""
+    surroundings: npt.NDArray[np.str_]
+    """[r], the kind of irrelevant text before the task; empty where there was none."""
+    prompt: npt.NDArray[np.str_]
+    """[r], what was asked."""
+    text: npt.NDArray[np.str_]
+    """[r], what was answered."""
     vectors: F32
     """[m, 20]."""
     context_len: I64
@@ -40,6 +44,12 @@ class LabelledAnswers:
 
     def __len__(self) -> int:
         return len(self.zone_index)
+
+    @property
+    def behind_preamble(self) -> npt.NDArray[np.bool_]:
+        """[r], whether irrelevant text stood before the task."""
+        behind: npt.NDArray[np.bool_] = self.surroundings != ""
+        return behind
 
     @property
     def answer_of_token(self) -> I64:
@@ -64,7 +74,9 @@ class LabelledAnswers:
             start=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             zone_index=self.zone_index[answers],
             family=self.family[answers],
-            behind_preamble=self.behind_preamble[answers],
+            surroundings=self.surroundings[answers],
+            prompt=self.prompt[answers],
+            text=self.text[answers],
             vectors=self.vectors[tokens],
             **{name: getattr(self, name)[tokens] for name in _TOKEN_COLUMNS},
         )
@@ -91,7 +103,7 @@ def joined(parts: Sequence[LabelledAnswers]) -> LabelledAnswers:
     """All answers of these, in this order; at least one part."""
     offsets = np.cumsum([0, *(int(part.start[-1]) for part in parts)])
     starts = [part.start[:-1] + offset for part, offset in zip(parts, offsets, strict=False)]
-    columns = ("zone_index", "family", "behind_preamble", "vectors", *_TOKEN_COLUMNS)
+    columns = ("zone_index", "family", "surroundings", "prompt", "text", "vectors", *_TOKEN_COLUMNS)
     return LabelledAnswers(
         start=np.concatenate([*starts, [offsets[-1]]]).astype(np.int64),
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in columns},

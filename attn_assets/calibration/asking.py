@@ -66,7 +66,8 @@ class Server:
                 "--return-attention-tokens, and with --attention-backend triton"
             )
         captured = [token for token in tokens if token.get("captured", True)]
-        return _labelled(prompt, captured) if captured else None
+        text = str(answer["choices"][0]["message"].get("content") or "")
+        return _labelled(prompt, captured, text=text) if captured else None
 
     def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
@@ -113,7 +114,7 @@ def ask_all(
     return joined(answers)
 
 
-def _labelled(prompt: LabelledPrompt, tokens: Sequence[dict[str, Any]]) -> LabelledAnswers:
+def _labelled(prompt: LabelledPrompt, tokens: Sequence[dict[str, Any]], *, text: str) -> LabelledAnswers:
     vectors = np.array([token["fingerprint"] for token in tokens], dtype=np.float32).reshape(-1, DIM)
     lengths = np.array([token["context_len"] for token in tokens], dtype=np.int64)
     broken = next((reason for reason in why_invalid(vectors, lengths) if reason), None)
@@ -124,7 +125,9 @@ def _labelled(prompt: LabelledPrompt, tokens: Sequence[dict[str, Any]]) -> Label
         start=np.array([0, len(tokens)]),
         zone_index=np.array([ZONES.index(prompt.zone)]),
         family=np.array([prompt.family]),
-        behind_preamble=np.array([prompt.behind_preamble]),
+        surroundings=np.array([prompt.surroundings]),
+        prompt=np.array([prompt.text]),
+        text=np.array([text]),
         vectors=vectors,
         context_len=lengths,
         **numbers,

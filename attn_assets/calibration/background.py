@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
+from attn_assets.calibration.irrelevant import MORE_STYLES
+from attn_assets.calibration.prompts import Preamble
+
 _TOWNS = ("Halvorsund", "Brackwater", "Oldenmere", "San Tavio", "Kettle Bay", "Norra Vik", "Pellham", "Ystrad")
 _TRADES = ("cooper", "clockmaker", "ferryman", "printer", "glassblower", "surveyor", "beekeeper", "tanner")
 _PEOPLE = ("Agnes Thorne", "Bertil Kvam", "Carmen Ibarra", "Dov Lasker", "Edda Ruud", "Farid Nouri", "Greta Holm")
@@ -78,20 +81,29 @@ _SHOPPING = (
     "Not suitable for children under three years. Keep away from fire.",
     "My {trade} recommended this brand and I have not regretted it once.",
 )
-_OTHER_STYLES = (_COOKING, _LOG, _SCIENCE, _CHAT, _SHOPPING)
-NUM_OTHER = 2 * len(_OTHER_STYLES)
+_OTHER_STYLES = {
+    "cooking": _COOKING,
+    "log": _LOG,
+    "science": _SCIENCE,
+    "chat": _CHAT,
+    "shopping": _SHOPPING,
+    **MORE_STYLES,
+}
+_OTHER_KINDS = tuple(_OTHER_STYLES)
+NUM_OTHER = len(_OTHER_STYLES)
 
 
-def background(number: int, *, sentences: int = 60) -> list[str]:
-    """The sentences of one irrelevant text about towns; each number gives another."""
+def background(number: int, *, sentences: int = 60) -> Preamble:
+    """One irrelevant text about towns; each number gives another."""
     rng = Random(f"background/{number}")  # noqa: S311 - wording, not secrets
-    return _sentences(_ABOUT_TOWNS, rng, sentences)
+    return Preamble(kind="towns", sentences=_sentences(_ABOUT_TOWNS, rng, sentences))
 
 
-def other_background(number: int, *, sentences: int = 80) -> list[str]:
-    """The same of five other kinds: recipes, logs, science, chat and shopping, in turn."""
+def other_background(number: int, *, sentences: int = 80) -> Preamble:
+    """The same of other kinds, in turn: recipes, logs, science, chat, shopping and those of `irrelevant.py`."""
     rng = Random(f"other background/{number}")  # noqa: S311 - wording, not secrets
-    return _sentences(_OTHER_STYLES[number % len(_OTHER_STYLES)], rng, sentences)
+    kind = _OTHER_KINDS[number % NUM_OTHER]
+    return Preamble(kind=kind, sentences=_sentences(_OTHER_STYLES[kind], rng, sentences))
 
 
 def _sentences(templates: tuple[str, ...], rng: Random, count: int) -> list[str]:
@@ -133,12 +145,21 @@ _FACTS = (
 
 def document(rng: Random, *, tokens: int, size: int = 16) -> tuple[str, str]:
     """A document of about this many tokens with a fact in its first third, and the question for the fact."""
+    return _with_fact(rng, _ABOUT_TOWNS, tokens=tokens, size=size)
+
+
+def styled_document(rng: Random, *, tokens: int, style: int) -> tuple[str, str]:
+    """The same in another kind of text than prose about towns: the number picks one in turn."""
+    return _with_fact(rng, _OTHER_STYLES[_OTHER_KINDS[style % NUM_OTHER]], tokens=tokens, size=17)
+
+
+def _with_fact(rng: Random, templates: tuple[str, ...], *, tokens: int, size: int) -> tuple[str, str]:
     statement, question = rng.choice(_FACTS)
     fact = statement.format(
         person=rng.choice(_PEOPLE), town=rng.choice(_TOWNS), thing=rng.choice(_THINGS), trade=rng.choice(_TRADES),
         number=rng.randint(120, 980), two=rng.randint(11, 98),
     )  # fmt: skip
     total = max(tokens // size, 5)
-    sentences = _sentences(_ABOUT_TOWNS, rng, total)
+    sentences = _sentences(templates, rng, total)
     sentences.insert(rng.randint(0, max(total // 3, 1)), fact)
     return "\n\n".join(" ".join(sentences[k : k + 5]) for k in range(0, len(sentences), 5)), question

@@ -21,14 +21,14 @@ example:
 
 what it does:
   asks the served model prompts whose zone is known (JSON repair, coreference, counting, facts from long documents,
-  open-ended and more, lengths balanced by irrelevant text), fits a scorer of the five zones to the attention that comes
-  back, judges it on prompts of other wording, and keeps it as OUTPUT/zone_calibrations/MODEL/NNNN.json. The next
-  discovery run labels with it; bundles made before keep the meaning they were made with.
-  The model server has to run with --return-attention-tokens. With the demo's model on two CPU cores it takes half an
-  hour; --per-zone 40 --held-out-per-zone 10 takes ten minutes and is less sure.
+  open-ended and more, lengths balanced by irrelevant text), learns from the answers what is usual for this model at
+  each context length and how often its tokens are of each zone, judges that on prompts of other wording, and keeps it
+  as OUTPUT/zone_calibrations/MODEL/NNNN.json. The next discovery run starts from it; bundles made before keep the
+  meaning they were made with. What a zone is made of is fixed (docs/zones.md): a calibration that breaks it is refused.
+  The model server has to run with --return-attention-tokens. With the demo's model on two CPU cores it takes about
+  15 minutes.
 
-without any calibration of a model, zones come from fixed rules, and everything that is published says so. One for
-SmolLM2-135M-Instruct, the demo's model, comes with the project.
+without any calibration the shipped formula is used, with what is usual learned from each window's own tokens.
 
 exit codes:
   0 kept   1 failed or not good enough to keep   2 a flag cannot be used, or the server does not answer with attention
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="the model server, without /v1 (default: %(default)s)")  # fmt: skip
     add("--output", type=Path, default=Path("data/discovery_outputs"), metavar="PATH",
         help="the discovery directory, as attn-discover's (default: %(default)s)")  # fmt: skip
-    add("--per-zone", type=_at_least(10), default=128, metavar="N",
+    add("--per-zone", type=_at_least(10), default=60, metavar="N",
         help="prompts to learn from for each of the five zones (default: %(default)s)")  # fmt: skip
     add("--held-out-per-zone", type=_at_least(4), default=30, metavar="N",
         help="prompts to judge by for each zone (default: %(default)s)")  # fmt: skip
@@ -82,6 +82,7 @@ def _run(args: argparse.Namespace) -> int:
     from attn_assets.calibration.asking import Server
     from attn_assets.calibration.calibrating import Recipe, calibrate
     from attn_assets.calibration.kept import FOLDER, Calibrations
+    from attn_core.zones import ZONES
 
     calibrations = Calibrations(args.output / FOLDER)
     try:
@@ -99,31 +100,26 @@ def _run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     found = calibrate(server, calibrations, recipe, report=_Line())
-    figures = found.scorer.provenance["figures"]["cross_validated"]
-    print(f"\non {found.scorer.provenance['num_held_out']} answers to prompts of other wording:")
+    print(f"\non {found.formula.provenance['num_held_out']} answers to prompts of other wording:")
     print(found.requests.table())
+    print(f"macro-F1 {found.requests.macro_f1:.3f} by whole answers, {found.tokens.macro_f1:.3f} by single tokens")
+    for zone, share, auc in zip(ZONES, found.quality.shares, found.quality.auc, strict=True):
+        print(f"  {zone:<16} {share:4.0%} of the tokens, AUC of its own characteristic {auc:.2f}")
     print(
-        f"macro-F1 {found.requests.macro_f1:.3f} by whole answers, {found.tokens.macro_f1:.3f} by single tokens; "
-        f"ECE {found.requests.ece:.3f} and {found.tokens.ece:.3f}; on kinds of prompt left out of the fit "
-        f"{figures['macro_f1_other_families']:.3f}"
+        f"kept as {found.formula.version}, in place of {found.formula.provenance['replaces']}; the next discovery run "
+        "uses it"
     )
-    replaces = found.scorer.provenance["replaces"]
-    print(f"kept as {found.scorer.version}, in place of {replaces or 'the rules'}; the next discovery run uses it")
     return 0
 
 
 def _list(calibrations: Calibrations, model_id: str) -> int:
-    from attn_assets.calibration.kept import shipped
-
-    own = calibrations.history(model_id)
-    default = shipped(model_id)
-    known = ([dict(default.provenance)] if default is not None else []) + own
+    known = calibrations.history(model_id)
     for one in known:
         when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(one["made_at_us"] / 1e6))
         macro_f1 = one["figures"]["held_out_requests"]["macro_f1"]
         print(f"{one['version']}  {when}  {one['num_answers']} answers  macro-F1 {macro_f1:.3f}")
     if not known:
-        print(f"none for {model_id}: zones come from the rules")
+        print(f"none for {model_id}: the shipped formula is used")
     return 0
 
 

@@ -1,248 +1,117 @@
-"""Fitting the zone scorer to labelled answers: regularised by prompts of other kinds, and calibrated on them.
+"""Fitting a zone formula to labelled answers, within what a zone is allowed to be (`attn_core.zones`).
 
-Both heads are multinomial logistic regressions. How strongly they are held back, and how sure they may be (one
-temperature a head), is chosen on answers left out of the fit in three ways: whole families of prompts, wordings, and
-surroundings (behind nothing, behind a short or a long irrelevant text). The last two tell how it does on other prompts
-of the known kinds, the first how on other kinds.
+The labels set the biases and the temperature, nothing else: what is usual comes from the answers without their labels,
+hinges are a percentile of them, slopes stay as shipped. So a calibration can say how often this model's tokens are of
+a zone, never what a zone is made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from attn_assets.calibration.answers import LabelledAnswers
-from attn_assets.calibration.evaluation import macro_f1
+from attn_core import row_loops
+from attn_core.classify import Classifier, no_clusters
 from attn_core.errors import CalibrationError
-from attn_core.features import NUM_FEATURES, features_from_vectors
-from attn_core.zone_scorer import LENGTH_INPUTS, NUM_INPUTS, ZoneScorer
-from attn_core.zones import ZONES
+from attn_core.sinkfree import sink_free
+from attn_core.zones import LARGEST, NUM_EVIDENCE, OWN, ZONES, Z, ZoneFormula, ZoneFormulas
 
-STRENGTHS = (0.1, 0.3, 1.0)
-"""Inverse regularisation that is tried for the sequence head."""
-TOKEN_STRENGTH = 0.1
-NUM_FOLDS = 5
-PREFIXES = (1, 4, 12, 32)
-"""Besides the whole answer the sequence head learns from its first tokens, so that it is right early too."""
 MIN_PER_ZONE = 10
-LEFT_OUT = ("other_families", "other_wordings", "other_surroundings")
-"""What the folds of cross-validation leave out."""
-SEQUENCE_INPUTS = NUM_FEATURES
-"""The sequence head looks at the features only: periodicity made it worse on other families (docs/decisions/0017)."""
+HINGE_PERCENTILE = 99.7
+LEAST_HINGE = 0.5
+PRIOR_ANSWERS = 25.0
+"""Answers' worth of belief in the biases that were there before."""
 F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """A scorer and how it did on answers that each had no part in its fit."""
-
-    scorer: ZoneScorer
-    request_probabilities: npt.NDArray[np.float32]
-    """[r, 5], cross-validated over families and over wordings, temperatures applied."""
-    token_probabilities: npt.NDArray[np.float32]
-    """[m, 5], the same for single tokens."""
-    strength: float
-    temperatures: tuple[float, float]
-    """Of the token head and of the sequence head: above 1 makes it less sure."""
-    macro_f1: Mapping[str, float]
-    """Of whole answers, by what was left out: `LEFT_OUT`."""
-
-
-def fit_scorer(answers: LabelledAnswers, *, provenance: Mapping[str, Any], seed: int = 0) -> Fit:
-    """The scorer of these labelled answers. Raises `CalibrationError` where a zone has too few of them."""
+def fit_formula(answers: LabelledAnswers, *, base: ZoneFormula, provenance: Mapping[str, Any]) -> ZoneFormula:
+    """The formula of these labelled answers. Raises `CalibrationError` where a zone has too few of them."""
     counts = np.bincount(answers.zone_index, minlength=len(ZONES))
     if counts.min() < MIN_PER_ZONE:
         raise CalibrationError(
-            f"{counts.min()} answers for {ZONES[counts.argmin()]}: at least {MIN_PER_ZONE} are needed for each zone"
+            f"{ZONES[int(counts.argmin())]} has {counts.min()} labelled answers; at least {MIN_PER_ZONE} of each zone "
+            "are needed: ask for more (--per-zone)"
         )
-    plain = _unfitted(answers)
-    inputs = _inputs(plain, answers)
-    by_length = _usual_at_length(inputs)
-    relative = inputs.copy()
-    relative[:, : NUM_INPUTS - 3] -= inputs[:, LENGTH_INPUTS] @ by_length
-    folds = (_family_folds(answers), _wording_folds(answers, seed=seed), _surroundings_folds(answers))
-    strength = max(
-        STRENGTHS,
-        key=lambda c: np.mean([_score(_cross_sequence(relative, answers, fold, c), answers) for fold in folds]),
+    free = sink_free(answers.vectors, context_len=answers.context_len, sink_mass=answers.sink_mass)
+    values = np.column_stack([free.shares, free.evenness, answers.periodicity])
+    usual = base.usual.learned_from(values, answers.context_len)
+    formula = replace(base, usual=usual, provenance=dict(provenance))
+    evidence = evidence_of(formula, answers)
+    formula = replace(formula, hinge=hinges(evidence))
+    bias, temperature = _biases(formula, evidence, answers)
+    return replace(formula, bias=bias, temperature=temperature)
+
+
+def hinges(evidence: npt.NDArray[np.floating]) -> F64:
+    """[6], the percentile of each own characteristic in these tokens, in z."""
+    own = np.column_stack([direction * evidence[:, Z + c] for _, c, direction in OWN])
+    found: F64 = np.clip(np.percentile(own, HINGE_PERCENTILE, axis=0), LEAST_HINGE, LARGEST)
+    return found
+
+
+def evidence_of(formula: ZoneFormula, answers: LabelledAnswers) -> F64:
+    """[m, NUM_EVIDENCE] of the answers' tokens."""
+    classifier = Classifier(no_clusters(), run_id=None, formulas=ZoneFormulas(of_model={}, default=formula))
+    found = classifier.classify(
+        answers.vectors,
+        context_len=answers.context_len,
+        sink_mass=answers.sink_mass,
+        periodicity=answers.periodicity,
+        with_evidence=True,
     )
-    crossed = [_cross_sequence(relative, answers, fold, strength) for fold in folds]
-    crossed_tokens = [_cross_token(relative, answers, fold) for fold in folds]
-    zones, token_zones = answers.zone_index, answers.zone_index[answers.answer_of_token]
-    sequence_temperature = _temperature(crossed, zones)
-    token_temperature = _temperature(crossed_tokens, token_zones)
-    token = _logistic(relative[:, :-3], token_zones, TOKEN_STRENGTH)
-    examples, example_zones, weight = _prefix_examples(relative, answers, np.arange(len(answers)))
-    sequence = _logistic(examples, example_zones, strength, weight=weight)
-    scorer = ZoneScorer(
-        token=_on_inputs(token, by_length) / token_temperature,
-        sequence=np.concatenate(
-            [
-                _on_inputs(_half(sequence, 0, bias=True), by_length),
-                _on_inputs(_half(sequence, 1, bias=False), by_length),
-            ],
-            axis=1,
-        )
-        / sequence_temperature,
-        shortest=plain.shortest,
-        longest=plain.longest,
-        centre=inputs.mean(axis=0),
-        spread=np.maximum(inputs.std(axis=0), 1e-6),
-        provenance=provenance,
+    return found.evidence.astype(np.float64)
+
+
+def means_of_answers(evidence: F64, start: npt.NDArray[np.integer]) -> F64:
+    """[r, NUM_EVIDENCE], the mean evidence of each answer's tokens; start as in `LabelledAnswers`."""
+    means: F64 = np.add.reduceat(evidence, start[:-1], axis=0) / np.diff(start)[:, None]
+    return means.reshape(-1, NUM_EVIDENCE)
+
+
+def _biases(formula: ZoneFormula, evidence: F64, answers: LabelledAnswers) -> tuple[F64, float]:
+    """The likeliest biases (their mean 0) and temperature, every answer weighing alike, drawn towards the present."""
+    from scipy.optimize import minimize  # type: ignore[import-untyped]
+
+    scores = plain_scores(formula, evidence)
+    of_token = answers.zone_index[answers.answer_of_token]
+    # A token whose labelled zone is closed, or that is decided without the biases, says nothing of them.
+    telling = np.isfinite(scores[np.arange(len(scores)), of_token]) & (np.nanmax(scores, axis=1) < 500.0)
+    if not telling.any():
+        return formula.bias, formula.temperature
+    scores, of_token = scores[telling] - formula.bias, of_token[telling]
+    weight = 1.0 / np.maximum(np.bincount(answers.answer_of_token[telling], minlength=len(answers)), 1)
+    weights = weight[answers.answer_of_token[telling]]
+    weights /= weights.sum()
+    pull = PRIOR_ANSWERS / (PRIOR_ANSWERS + len(answers))
+
+    def loss(free: F64) -> float:
+        bias, temperature = free[:5] - free[:5].mean(), float(np.exp(free[5]))
+        raised = (scores + bias) / temperature
+        top = raised.max(axis=1, keepdims=True)
+        log_total = np.log(np.exp(raised - top).sum(axis=1)) + top[:, 0]
+        given = raised[np.arange(len(raised)), of_token]
+        return float((weights * (log_total - given)).sum() + pull * ((bias - formula.bias) ** 2).mean())
+
+    start = np.append(formula.bias, np.log(formula.temperature))
+    limits = [(-3.0, 3.0)] * 5 + [(np.log(0.05), np.log(20.0))]
+    found = minimize(loss, np.clip(start, [low for low, _ in limits], [high for _, high in limits]), bounds=limits)
+    bias: F64 = found.x[:5] - found.x[:5].mean()
+    return bias, float(np.exp(found.x[5]))
+
+
+def plain_scores(formula: ZoneFormula, evidence: F64) -> F64:
+    """[m, 5] scores of tokens, -inf where closed."""
+    scores = np.empty((len(evidence), len(ZONES)))
+    row_loops.score_rows(
+        formula.numbers,
+        np.ascontiguousarray(evidence),
+        np.empty(len(evidence), dtype=np.int8),
+        np.empty(len(evidence), dtype=np.float32),
+        scores,
     )
-    return Fit(
-        scorer=scorer,
-        request_probabilities=np.mean([_tempered(one, sequence_temperature) for one in crossed], axis=0).astype("f4"),
-        token_probabilities=np.mean([_tempered(one, token_temperature) for one in crossed_tokens], axis=0).astype("f4"),
-        strength=strength,
-        temperatures=(token_temperature, sequence_temperature),
-        macro_f1={name: _score(one, answers) for name, one in zip(LEFT_OUT, crossed, strict=True)},
-    )
-
-
-def token_inputs(scorer: ZoneScorer, answers: LabelledAnswers) -> F64:
-    """[m, 25], what the scorer sees of each token of these answers."""
-    return _inputs(scorer, answers)
-
-
-def _inputs(scorer: ZoneScorer, answers: LabelledAnswers) -> F64:
-    features = features_from_vectors(answers.vectors, context_len=answers.context_len, sink_mass=answers.sink_mass)
-    return scorer.inputs(features, context_len=answers.context_len, periodicity=answers.periodicity)
-
-
-def _unfitted(answers: LabelledAnswers) -> ZoneScorer:
-    low, high = np.percentile(answers.context_len, [1, 99])
-    return ZoneScorer(
-        token=np.zeros((len(ZONES), NUM_INPUTS)),
-        sequence=np.zeros((len(ZONES), 2 * NUM_INPUTS)),
-        shortest=float(max(low, 5)),
-        longest=float(max(high, 5)),
-        centre=np.zeros(NUM_INPUTS),
-        spread=np.ones(NUM_INPUTS),
-    )
-
-
-def _usual_at_length(inputs: F64) -> F64:
-    """[3, 22], what each input usually is at a context length: least squares on 1, ln n and its square."""
-    solved = np.linalg.lstsq(inputs[:, LENGTH_INPUTS], inputs[:, : NUM_INPUTS - 3], rcond=None)[0]
-    return np.asarray(solved, dtype=np.float64)
-
-
-def _on_inputs(weights: F64, by_length: F64) -> F64:
-    """[5, 25] on plain inputs from [5, k + 1] on the first k inputs less their usual value, and a bias."""
-    inner, bias = weights[:, :-1], weights[:, -1]
-    unused = NUM_INPUTS - 3 - inner.shape[1]
-    length: F64 = -inner @ by_length[:, : inner.shape[1]].T
-    length[:, 0] += bias
-    return np.concatenate([inner, np.zeros((len(inner), unused)), length], axis=1)
-
-
-def _half(weights: F64, which: int, *, bias: bool) -> F64:
-    width = (weights.shape[1] - 1) // 2
-    own = weights[:, which * width : (which + 1) * width]
-    return np.concatenate([own, weights[:, -1:] if bias else np.zeros((len(own), 1))], axis=1)
-
-
-def _sequence_rows(relative: F64, start: I64, steps: int | None) -> F64:
-    """[r, 42], mean and first inputs of each answer's first `steps` tokens."""
-    ends = start[1:] if steps is None else np.minimum(start[:-1] + steps, start[1:])
-    rows = [
-        np.concatenate([relative[a:b, :SEQUENCE_INPUTS].mean(axis=0), relative[a, :SEQUENCE_INPUTS]])
-        for a, b in zip(start[:-1], ends, strict=True)
-    ]
-    return np.array(rows)
-
-
-def _prefix_examples(relative: F64, answers: LabelledAnswers, chosen: I64) -> tuple[F64, I64, F64]:
-    """Whole answers and their beginnings, with zones and weights; a whole answer weighs as much as its beginnings."""
-    whole = _sequence_rows(relative, answers.start, None)[chosen]
-    parts = [_sequence_rows(relative, answers.start, steps)[chosen] for steps in PREFIXES]
-    zones = answers.zone_index[chosen]
-    weight: F64 = np.repeat([0.5, 0.5 / len(parts)], [len(chosen), len(chosen) * len(parts)])
-    return np.concatenate([whole, *parts]), np.tile(zones, 1 + len(parts)), weight
-
-
-def _cross_sequence(relative: F64, answers: LabelledAnswers, fold: I64, strength: float) -> F64:
-    """[r, 5] scores of whole answers, each from a fit without its fold."""
-    whole = _sequence_rows(relative, answers.start, None)
-
-    def fitted(kept: I64) -> F64:
-        rows, zones, weight = _prefix_examples(relative, answers, kept)
-        return _logistic(rows, zones, strength, weight=weight)
-
-    return _crossed(whole, fold, fitted)
-
-
-def _cross_token(relative: F64, answers: LabelledAnswers, fold: I64) -> F64:
-    zones = answers.zone_index[answers.answer_of_token]
-    rows = relative[:, :-3]
-    return _crossed(
-        rows, fold[answers.answer_of_token], lambda kept: _logistic(rows[kept], zones[kept], TOKEN_STRENGTH)
-    )
-
-
-def _crossed(rows: F64, fold: I64, fitted: Callable[[I64], F64]) -> F64:
-    scores = np.zeros((len(rows), len(ZONES)))
-    for number in np.unique(fold):
-        weights = fitted(np.flatnonzero(fold != number))
-        out = fold == number
-        scores[out] = rows[out] @ weights[:, :-1].T + weights[:, -1]
     return scores
-
-
-def _logistic(rows: F64, zones: I64, strength: float, *, weight: F64 | None = None) -> F64:
-    """[5, k + 1], weights and bias of a multinomial logistic regression on rows put to one scale."""
-    # Imported here: scikit-learn takes a second to load, and only fitting needs it.
-    from sklearn.linear_model import LogisticRegression
-
-    centre, spread = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-9)
-    model = LogisticRegression(C=strength, max_iter=300, tol=1e-3)
-    model.fit((rows - centre) / spread, zones, sample_weight=weight)
-    weights: F64 = model.coef_ / spread
-    return np.column_stack([weights, model.intercept_ - weights @ centre])
-
-
-def _family_folds(answers: LabelledAnswers) -> I64:
-    """[r]: each fold leaves out whole families of prompts, one of each zone."""
-    folds = np.zeros(len(answers), dtype=np.int64)
-    for zone in range(len(ZONES)):
-        for number, family in enumerate(sorted(set(answers.family[answers.zone_index == zone]))):
-            folds[answers.family == family] = number % NUM_FOLDS
-    return folds
-
-
-def _wording_folds(answers: LabelledAnswers, *, seed: int) -> I64:
-    """[r]: each fold leaves out some answers of every family."""
-    return np.random.default_rng(seed).permutation(len(answers)).astype(np.int64) % NUM_FOLDS
-
-
-def _surroundings_folds(answers: LabelledAnswers) -> I64:
-    """[r]: 0 behind nothing, 1 and 2 behind a shorter and a longer irrelevant text."""
-    length = answers.context_len[answers.start[:-1]]
-    behind = answers.behind_preamble
-    middle = np.median(length[behind]) if behind.any() else 0.0
-    return np.where(~behind, 0, np.where(length < middle, 1, 2)).astype(np.int64)
-
-
-def _score(scores: F64, answers: LabelledAnswers) -> float:
-    return macro_f1(answers.zone_index, scores.argmax(axis=1))
-
-
-def _tempered(scores: F64, temperature: float) -> F64:
-    weights = np.exp((scores - scores.max(axis=1, keepdims=True)) / temperature)
-    tempered: F64 = weights / weights.sum(axis=1, keepdims=True)
-    return tempered
-
-
-def _temperature(crossed: list[F64], zones: I64) -> float:
-    """The temperature at which scores of answers left out have the least log loss (Guo et al. 2017)."""
-    every = np.arange(len(zones))
-
-    def loss(temperature: float) -> float:
-        return float(np.mean([-np.log(_tempered(one, temperature)[every, zones] + 1e-12).mean() for one in crossed]))
-
-    return float(min(np.geomspace(0.5, 5.0, 60), key=loss))

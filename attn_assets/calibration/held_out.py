@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
-from attn_assets.calibration.prompts import Family, LabelledPrompt, Length, build
+from attn_assets.calibration.prompts import Family, LabelledPrompt, Length, Preamble, build
 
 _SPECIES = ("octopus", "heron", "lynx", "puffin", "mackerel", "badger", "gecko", "walrus", "falcon", "newt")
 _STAFF = ("Walid", "Beatrix", "Hugo", "Yuki", "Desmond", "Fatima", "Leopold", "Sunita", "Ruben", "Vera")
@@ -221,10 +221,11 @@ def held_out_prompts(*, num_per_zone: int = 30, seed: int = 0) -> list[LabelledP
 
     An even seed puts everyday remarks in front, an odd one notes on the theatre.
     """
+    kind, remarks = ("theatre", _THEATRE) if seed % 2 else ("remarks", _MUSINGS)
     return build(
         HELD_OUT_FAMILIES,
         lengths=HELD_OUT_LENGTHS,
-        preambles=[_musing(number, _THEATRE if seed % 2 else _MUSINGS) for number in range(4)],
+        preambles=[Preamble(kind=kind, sentences=_musing(number, remarks)) for number in range(4)],
         bridges=_TURNS,
         num_per_zone=num_per_zone,
         temperatures=(0.0, 0.7),

@@ -28,12 +28,26 @@ class LabelledPrompt:
     family: str
     zone: str
     text: str
-    behind_preamble: bool
+    surroundings: str
+    """The kind of irrelevant text in front; empty where there is none."""
     temperature: float
 
     def __post_init__(self) -> None:
         if self.zone not in ZONES:
             raise ValueError(f"zone {self.zone!r} of family {self.family!r} is not one of {', '.join(ZONES)}")
+
+    @property
+    def behind_preamble(self) -> bool:
+        """Whether irrelevant text stands before the task."""
+        return self.surroundings != ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preamble:
+    """Irrelevant text, of one kind."""
+
+    kind: str
+    sentences: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +93,7 @@ def build(
     families: Sequence[Family],
     *,
     lengths: Sequence[Length],
-    preambles: Sequence[Sequence[str]],
+    preambles: Sequence[Preamble],
     bridges: Sequence[str],
     num_per_zone: int,
     temperatures: Sequence[float],
@@ -102,13 +116,13 @@ def build(
             which = (number * 5 + zone_number) % len(preambles)
             rng = Random(f"{seed}/{family.name}/{round_number}")  # noqa: S311 - wording, not secrets
             text, behind = _compose(
-                family, length, rng=rng, number=round_number, preamble=preambles[which], bridges=bridges
+                family, length, rng=rng, number=round_number, preamble=preambles[which].sentences, bridges=bridges
             )
             prompt = LabelledPrompt(
                 family=family.name,
                 zone=family.zone,
                 text=text,
-                behind_preamble=behind,
+                surroundings=preambles[which].kind if behind else "",
                 temperature=temperatures[(round_number + zone_number) % len(temperatures)],
             )
             placed.append(((which if behind else len(preambles), number), prompt))

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from random import Random
 
-from attn_assets.calibration.background import BRIDGES, NUM_OTHER, background, document, other_background
-from attn_assets.calibration.prompts import Family, LabelledPrompt, Length, build
+from attn_assets.calibration.background import document
+from attn_assets.calibration.prompts import Family
 
 _NAMES = ("Ines", "Jonas", "Katya", "Liam", "Mira", "Noor", "Otto", "Petra", "Quentin", "Rosa", "Samir", "Tilda")
 _OBJECTS = ("lamp", "violin", "ladder", "compass", "kettle", "map", "bicycle", "camera", "tent", "clock")
@@ -345,7 +345,7 @@ def _opinion(rng: Random, number: int, tokens: int) -> str:
     return ask[number % len(ask)]
 
 
-FAMILIES = (
+FIRST_FAMILIES = (
     Family(name="json_repair", zone="syntax_floor", make=_json_repair),
     Family(name="bracket_matching", zone="syntax_floor", make=_brackets),
     Family(name="markup_repair", zone="syntax_floor", make=_markup),
@@ -370,40 +370,3 @@ FAMILIES = (
     Family(name="invention", zone="diffuse", make=_invention),
     Family(name="opinion", zone="diffuse", make=_opinion),
 )
-LENGTHS = (
-    Length(tokens=130, preamble=False),
-    Length(tokens=320, preamble=True),
-    Length(tokens=200, preamble=True),
-    Length(tokens=480, preamble=True),
-    Length(tokens=220, preamble=False),
-    Length(tokens=260, preamble=True),
-    Length(tokens=620, preamble=True),
-)
-NUM_PREAMBLES = 6
-NUM_PER_ZONE = 128
-
-
-def calibration_prompts(*, num_per_zone: int = NUM_PER_ZONE, seed: int = 0) -> list[LabelledPrompt]:
-    """The labelled prompts that set the zones; the same arguments give the same prompts.
-
-    Five of eight stand behind prose about towns (or behind nothing), the others behind five other kinds of text, so
-    that the zones learn nothing from the kind of text that happens to stand in front.
-    """
-    in_prose = round(num_per_zone * 5 / 8)
-    parts = (
-        (in_prose, 2 * seed, [background(number) for number in range(NUM_PREAMBLES)], LENGTHS),
-        (num_per_zone - in_prose, 2 * seed + 1, [other_background(number) for number in range(NUM_OTHER)], LENGTHS),
-    )
-    return [
-        prompt
-        for count, part_seed, preambles, lengths in parts
-        for prompt in build(
-            FAMILIES,
-            lengths=lengths,
-            preambles=preambles,
-            bridges=BRIDGES,
-            num_per_zone=count,
-            temperatures=(0.0, 0.7),
-            seed=part_seed,
-        )
-    ]

@@ -13,14 +13,14 @@ import pyarrow as pa
 
 from attn_assets.defs import checks
 from attn_assets.defs.partitions import hourly, last_hours
-from attn_assets.defs.previews import cluster_preview, row_preview, zone_plots
+from attn_assets.defs.previews import cluster_preview, reliability_preview, row_preview, zone_plots
 from attn_assets.defs.resources import FingerprintStore, Keepers, Plan, Progress
 from attn_assets.discovery.tables import facts_of
 from attn_assets.discovery.window import rows_between
 from attn_assets.hours import with_expired_rows
 from attn_assets.lake import Lake
 from attn_assets.measure import Cost
-from attn_assets.publishing import Assets, Outcome, Run, publish_checked, why_not
+from attn_assets.publishing import Assets, Outcome, Run, formulas_of, publish_checked, why_not
 from attn_assets.stages import Tables, find_clusters, label_zones, locate
 
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))
@@ -124,6 +124,7 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
             labelled = label_zones(umap_embedding, hdbscan_clusters, calibrations=plan.calibrations())
         shown: dict[str, Any] = {**facts_of(labelled["points"])["metrics"], **zone_plots(labelled, umap_embedding)}
         shown["preview"] = cluster_preview(labelled, hdbscan_clusters)
+        shown |= reliability_preview(formulas_of(labelled).default.provenance.get("confidence", {}))
         return _result("zone_labels", labelled, (checks.zones_are_valid(labelled, umap_embedding),), cost, shown)
 
     @dg.asset(**made_by("numpy", asset="classifier_bundle"))  # type: ignore[untyped-decorator]

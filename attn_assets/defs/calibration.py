@@ -5,8 +5,7 @@
 import dagster as dg
 
 from attn_assets.calibration.asking import Server
-from attn_assets.calibration.calibrating import HELD_OUT_PER_ZONE, MAX_TOKENS, Recipe, calibrate
-from attn_assets.calibration.wording import NUM_PER_ZONE
+from attn_assets.calibration.calibrating import HELD_OUT_PER_ZONE, MAX_TOKENS, NUM_PER_ZONE, Recipe, calibrate
 from attn_assets.defs.resources import Plan
 from attn_assets.measure import Cost
 
@@ -35,21 +34,18 @@ def zone_calibration(context: dg.AssetExecutionContext, config: CalibrationConfi
     )
     with Cost() as cost:
         found = calibrate(Server(url=config.model_url), plan.calibrations(), recipe)
-    told = found.scorer.provenance
-    context.log.info(f"kept as {found.scorer.version}, in place of {told['replaces'] or 'the rules'}")
+    formula = found.formula
+    context.log.info(f"kept as {formula.version}, in place of {formula.provenance['replaces']}")
     return dg.MaterializeResult(
         metadata={
             **cost.metadata(),
-            "version": found.scorer.version,
-            "replaces": told["replaces"] or "rules",
-            "model": str(told["model"]),
-            "num_answers": int(told["num_answers"]),
+            **found.quality.figures(),
+            "version": formula.version,
+            "replaces": str(formula.provenance["replaces"]),
+            "model": str(formula.provenance["model"]),
+            "num_answers": int(formula.provenance["num_answers"]),
             "macro_f1": found.requests.macro_f1,
             "macro_f1_of_tokens": found.tokens.macro_f1,
-            "ece": found.requests.ece,
-            "ece_of_tokens": found.tokens.ece,
             "confusion": dg.MetadataValue.md(f"```\n{found.requests.table()}\n```"),
-            "reliability": dg.MetadataValue.json(found.requests.as_json()["reliability"]),
-            "reliability_of_tokens": dg.MetadataValue.json(found.tokens.as_json()["reliability"]),
         }
     )

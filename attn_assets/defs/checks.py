@@ -38,7 +38,9 @@ CHECKS = {
         "every_row_has_a_label": "Every row has a label, every label a cluster of that size.",
         "noise_share_is_bounded": "Not nearly everything is noise (ATTN_MAX_NOISE_SHARE).",
     },
-    "zone_labels": {"zones_are_known": "Every row and cluster has one of the five zones, its score within 0..1."},
+    "zone_labels": {
+        "zones_are_known": "Every row and cluster has one of the five zones, its confidence or share within 0..1."
+    },
     "classifier_bundle": {
         "classifier_agrees": "The served classifier gives held-out rows their cluster (ATTN_MIN_AGREEMENT).",
         "bundle_verifies": "Every file has the size and hash of the manifest; the classifier loads.",
@@ -133,11 +135,11 @@ def noise_share_is_bounded(tables: Tables, *, max_noise_share: float) -> Result:
 
 
 def zones_are_valid(tables: Tables, located: pa.Table) -> Result:
-    """Every row and cluster has one of the five zones, with a score between 0 and 1."""
+    """Every row and cluster has one of the five zones, with a confidence or share between 0 and 1."""
     points, clusters = tables["points"], tables["clusters"]
     names = set(points.column("zone").unique().to_pylist()) | set(clusters.column("zone").unique().to_pylist())
     outside = 0
-    for table, column in ((points, "score"), (clusters, "zone_score")):
+    for table, column in ((points, "confidence"), (clusters, "zone_score")):
         scores = table.column(column).to_numpy()
         outside += int(np.count_nonzero(~((scores >= 0) & (scores <= 1))))
     strange = sorted(str(name) for name in names - set(ZONES))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from attn_assets.discovery.tables import reading
-from attn_assets.plots import COLOURS, map_png, zones_png
+from attn_assets.plots import COLOURS, map_png, reliability_png, zones_png
 from attn_core.classify import cluster_label
 from attn_core.store import HOUR_US
 from attn_core.zones import ZONES
@@ -66,6 +66,18 @@ def zone_plots(zones: Mapping[str, pa.Table], located: pa.Table) -> dict[str, An
         "map": dg.MetadataValue.md(f"{picture(drawn)}\n\n{legend}"),
         "zones_per_hour": dg.MetadataValue.md(picture(zones_png(counts))),
     }
+
+
+def reliability_preview(confidence: Mapping[str, Any]) -> dict[str, Any]:
+    """`reliability`: how often other heads gave the same zone, by confidence, as a table and a picture."""
+    rows = confidence.get("reliability")
+    if not rows:
+        return {}
+    names = ["confidence", "same zone", "share of tokens"]
+    cells = [[f"{row[name]:.3f}" for name in ("confidence", "correct", "share")] for row in rows]
+    fitted = f"Fitted on {confidence.get('model')}, judged on {confidence.get('num_judged')} tokens that set nothing."
+    text = f"{fitted}\n\n{markdown(names, cells)}\n\n{picture(reliability_png(rows))}"
+    return {"reliability": dg.MetadataValue.md(text)}
 
 
 def picture(png: bytes) -> str:

@@ -1,27 +1,27 @@
-"""The served classifier: fitted to the offline labels, judged on rows that it has not seen.
+"""The served classifier's clusters: fitted to the offline labels, judged on rows that it has not seen.
 
-Prototypes and radii come from 60% of the sample, the confidence curves from 20%, the figures from the last 20%. The
-offline label of a row is what the whole graph says of it: its HDBSCAN cluster, and its zone as the
-calibration (or else the rules) and that cluster's lift weigh it.
+Prototypes and radii come from 70% of the sample, the confidence of a cluster from 15%, the figures from the last 15%.
+The offline label of a row is its HDBSCAN cluster. Zones need no fit here: served and offline zones are one formula.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
+from attn_assets.discovery.neighbours import Frame
 from attn_assets.discovery.prototypes import Prototypes, tile_clusters
 from attn_assets.discovery.quality import expected_calibration_error, reliability
 from attn_assets.discovery.sample import split_rows
 from attn_core.baseline import Baseline, baseline_from_answers
-from attn_core.classify import NO_CLUSTER, RULES_CONFIDENCE_CAP, Classifier, ClassifierArrays, no_clusters
-from attn_core.zone_scorer import ZoneScorer
+from attn_core.classify import NO_CLUSTER, UNPROVEN, Classified, Classifier, ClassifierArrays, no_clusters
 
-SPLIT = (0.6, 0.2, 0.2)
+SPLIT = (0.7, 0.15, 0.15)
 LEAST_RADIUS = 1e-4
+ROOM = 1.1
+"""A cluster reaches this much past its farthest member: what lies beyond is of a kind that was not seen."""
 NUM_KNOTS = 12
 MIN_ROWS_PER_KNOT = 25
 PRIOR_WEIGHT = 2.0
@@ -37,11 +37,9 @@ class Labelled:
     vectors: F32
     context_len: npt.NDArray[np.int64]
     sink_mass: F32
-    periodicity: F32
     features: F32
     labels: I32
     """Cluster number within the run, -1 for noise."""
-    zone_index: npt.NDArray[np.int8]
 
     def rows(self, index: npt.NDArray[np.int64]) -> Labelled:
         """These rows only."""
@@ -56,8 +54,8 @@ class Figures:
     """Share of held-out rows in a cluster offline that are given that cluster."""
     noise_agreement: float | None
     """Share of held-out noise rows that no cluster claims."""
-    zone_agreement: float | None
-    ece: float | None
+    cluster_ece: float | None
+    """Expected calibration error of `cluster_confidence`."""
     num_judged: int
     reliability: list[dict[str, float]]
 
@@ -74,13 +72,8 @@ class Served:
     """What it answered on the rows that judged it."""
 
 
-def fit(
-    rows: Labelled, *, cluster_ids: I32, cluster_zone_lift: F32, seed: int, scorer: ZoneScorer | None = None
-) -> Served:
-    """The served classifier of clusters 0..c-1, whose stable ids and zone lifts [c, 5] these are.
-
-    `scorer` is the model's zone calibration, None where the rules score the zones.
-    """
+def fit(rows: Labelled, *, cluster_ids: I32, seed: int) -> Served:
+    """The served classifier of clusters 0..c-1, whose stable ids these are."""
     fit_part, curve_part, judge_part = split_rows(len(rows.labels), shares=SPLIT, seed=seed)
     # A cluster must keep members to be tiled with: those of small clusters may all lie in the other parts.
     lacking = np.setdiff1d(np.arange(len(cluster_ids)), rows.labels[fit_part])
@@ -88,48 +81,46 @@ def fit(
         fit_part = np.union1d(fit_part, np.flatnonzero(np.isin(rows.labels, lacking)))
     fitting = rows.rows(fit_part)
     tiles = tile_clusters(fitting.features, fitting.labels, num_clusters=len(cluster_ids), seed=seed)
-    plain = no_clusters()
     arrays = ClassifierArrays(
         prototypes=tiles.points,
         prototype_start=tiles.start,
         cluster_ids=cluster_ids.astype(np.int32),
         cluster_radius=_radii(tiles, fitting.features, fitting.labels),
-        cluster_zone_lift=cluster_zone_lift.astype(np.float32),
-        claimed_curve=plain.claimed_curve,
-        unclaimed_curve=plain.unclaimed_curve,
+        cluster_curve=no_clusters().cluster_curve,
+        unclaimed_prototypes=tiles.unclaimed,
     )
-    arrays = _with_curves(arrays, rows.rows(curve_part), scorer)
+    arrays = _with_confidence(arrays, rows.rows(curve_part), cluster_ids=cluster_ids)
     judging = rows.rows(judge_part)
-    figures = judge(arrays, judging, cluster_ids=cluster_ids, scorer=scorer)
-    prototypes = Prototypes(
-        points=tiles.points, start=tiles.start, nearest_row=fit_part[tiles.nearest_row].astype(np.int32)
+    answers = _classified(arrays, judging)
+    return Served(
+        arrays=arrays,
+        prototypes=replace(tiles, nearest_row=fit_part[tiles.nearest_row].astype(np.int32)),
+        figures=figures_of(answers, judging, cluster_ids=cluster_ids),
+        baseline=baseline_from_answers(judging.features, answers.cluster_id, cluster_ids=cluster_ids),
     )
-    answers = Classifier(arrays, run_id=None, scorer=scorer).raw(
-        judging.vectors,
-        context_len=judging.context_len,
-        sink_mass=judging.sink_mass,
-        periodicity=judging.periodicity,
-    )
-    baseline = baseline_from_answers(judging.features, answers.cluster_id, cluster_ids=cluster_ids)
-    return Served(arrays=arrays, prototypes=prototypes, figures=figures, baseline=baseline)
 
 
-def judge(arrays: ClassifierArrays, rows: Labelled, *, cluster_ids: I32, scorer: ZoneScorer | None = None) -> Figures:
-    """Agreement with the offline labels and calibration on these rows."""
-    answer = Classifier(arrays, run_id=None, scorer=scorer).classify(
-        rows.vectors, context_len=rows.context_len, sink_mass=rows.sink_mass, periodicity=rows.periodicity
-    )
-    offline = np.append(cluster_ids, NO_CLUSTER)[rows.labels]
-    same_cluster, same_zone = answer.cluster_id == offline, answer.zone_index == rows.zone_index
-    inside = rows.labels >= 0
+def figures_of(answers: Classified, rows: Labelled, *, cluster_ids: I32) -> Figures:
+    """Agreement of these answers with the rows' offline labels, and how far the confidence is from it."""
+    same, inside = answers.cluster_id == _offline(rows, cluster_ids), rows.labels >= 0
     return Figures(
-        cluster_agreement=_share(same_cluster[inside]),
-        noise_agreement=_share(same_cluster[~inside]),
-        zone_agreement=_share(same_zone),
-        ece=expected_calibration_error(answer.confidence, same_zone) if len(same_zone) else None,
-        num_judged=len(same_zone),
-        reliability=reliability(answer.confidence, same_zone),
+        cluster_agreement=_share(same[inside]),
+        noise_agreement=_share(same[~inside]),
+        cluster_ece=expected_calibration_error(answers.cluster_confidence, same) if len(same) else None,
+        num_judged=len(same),
+        reliability=reliability(answers.cluster_confidence, same),
     )
+
+
+def _classified(arrays: ClassifierArrays, rows: Labelled) -> Classified:
+    return Classifier(arrays, run_id=None).classify(
+        rows.vectors, context_len=rows.context_len, sink_mass=rows.sink_mass
+    )
+
+
+def _offline(rows: Labelled, cluster_ids: I32) -> I32:
+    """[m], the stable id of each row's cluster, -1 for noise."""
+    return np.append(cluster_ids, NO_CLUSTER).astype(np.int32)[rows.labels]
 
 
 def _share(right: npt.NDArray[np.bool_]) -> float | None:
@@ -137,61 +128,48 @@ def _share(right: npt.NDArray[np.bool_]) -> float | None:
 
 
 def _radii(tiles: Prototypes, features: F32, labels: I32) -> F32:
-    """[c], for each cluster the distance that best parts its members from the others nearest to its prototypes."""
-    if not len(tiles.points):
-        return np.zeros(0, dtype=np.float32)
-    distance, nearest = cKDTree(tiles.points).query(features)
-    claimant = tiles.cluster[nearest]
-    radii = np.zeros(len(tiles.start), dtype=np.float32)
+    """[c], how far a row may lie from the nearest prototype of each cluster to be of a kind that was seen there."""
+    radii = np.full(len(tiles.start), LEAST_RADIUS, dtype=np.float32)
+    ends = np.append(tiles.start[1:], len(tiles.points))
     for cluster in range(len(radii)):
-        near = claimant == cluster
-        if not near.any():
-            # Every prototype of it lies on another cluster's, which answers there: it claims nothing.
-            radii[cluster] = LEAST_RADIUS
-            continue
-        member, reach = labels[near] == cluster, distance[near]
-        order = np.argsort(reach, kind="stable")
-        # Right answers if the border lies just past each row in turn: members inside, others outside.
-        right = np.cumsum(np.where(member[order], 1, -1))
-        best = int(right.argmax())
-        # Halfway to the next row, so that a prototype on top of its only member still has room.
-        beyond = reach[order][best + 1] if best + 1 < len(order) else 1.1 * reach[order][best]
-        radii[cluster] = max((reach[order][best] + beyond) / 2, LEAST_RADIUS)
+        members = np.flatnonzero(labels == cluster)
+        mine = Frame(tiles.points[tiles.start[cluster] : ends[cluster]])
+        reach = float(mine.nearest(features[members], k=1).distance.max(initial=0.0))
+        radii[cluster] = max(ROOM * reach, LEAST_RADIUS)
     return radii
 
 
-def _with_curves(arrays: ClassifierArrays, rows: Labelled, scorer: ZoneScorer | None) -> ClassifierArrays:
-    raw = Classifier(arrays, run_id=None, scorer=scorer).raw(
-        rows.vectors, context_len=rows.context_len, sink_mass=rows.sink_mass, periodicity=rows.periodicity
-    )
-    right = raw.zone_index == rows.zone_index
-    claimed = raw.cluster_id != NO_CLUSTER
-    return ClassifierArrays(
-        **{
-            **vars(arrays),
-            "claimed_curve": confidence_curve(raw.score[claimed], right[claimed]),
-            "unclaimed_curve": confidence_curve(raw.score[~claimed], right[~claimed]),
-        }
+def _with_confidence(arrays: ClassifierArrays, rows: Labelled, *, cluster_ids: I32) -> ClassifierArrays:
+    """The curve from depth to the chance that the cluster is the offline one, and the chance of there being none."""
+    # With depth as the confidence the classifier says how deep each row lies.
+    plain = replace(arrays, cluster_curve=np.array([[0.0, 1.0], [0.0, 1.0]], dtype=np.float32))
+    answers = _classified(plain, rows)
+    right, claimed = answers.cluster_id == _offline(rows, cluster_ids), answers.cluster_id != NO_CLUSTER
+    none_right = (right[~claimed].sum() + PRIOR_WEIGHT * UNPROVEN) / ((~claimed).sum() + PRIOR_WEIGHT)
+    return replace(
+        arrays,
+        cluster_curve=confidence_curve(answers.cluster_confidence[claimed], right[claimed]),
+        unclaimed_confidence=np.array([none_right], dtype=np.float32),
     )
 
 
 def confidence_curve(score: F32, right: npt.NDArray[np.bool_]) -> F32:
     """[2, k]: ascending scores and the share of right answers near each, never falling (isotonic, binned).
 
-    Few rows give few knots, each drawn towards the overall share; none give the caution of uncalibrated rules.
+    Few rows give few knots, each drawn towards the overall share; none give `UNPROVEN`.
     """
     if not len(score):
-        return no_clusters().unclaimed_curve
+        return no_clusters().cluster_curve
     order = np.argsort(score, kind="stable")
     parts = np.array_split(order, int(np.clip(len(order) // MIN_ROWS_PER_KNOT, 1, NUM_KNOTS)))
-    overall = (right.sum() + PRIOR_WEIGHT * RULES_CONFIDENCE_CAP) / (len(right) + PRIOR_WEIGHT)
+    overall = (right.sum() + PRIOR_WEIGHT * UNPROVEN) / (len(right) + PRIOR_WEIGHT)
     weight = np.array([len(part) for part in parts], dtype=np.float64)
     height = np.array([(right[part].sum() + PRIOR_WEIGHT * overall) / (len(part) + PRIOR_WEIGHT) for part in parts])
     at = np.array([score[part].mean(dtype=np.float64) for part in parts])
-    return np.vstack([at, _never_falling(height, weight)]).astype(np.float32)
+    return np.vstack([at, never_falling(height, weight)]).astype(np.float32)
 
 
-def _never_falling(height: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def never_falling(height: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Pool adjacent violators: the closest ascending sequence in weighted squares."""
     blocks: list[tuple[float, float, int]] = []
     for value, mass in zip(height.tolist(), weight.tolist(), strict=True):

@@ -18,7 +18,7 @@ from attn_assets.discovery.prototypes import Prototypes, exemplar_rows
 from attn_assets.discovery.window import Window
 from attn_core.classify import cluster_label
 from attn_core.fingerprint import DIM
-from attn_core.zones import EVIDENCE, ZONES
+from attn_core.zones import CHARACTERISTICS, ZONES, ScoredZones
 
 F32 = npt.NDArray[np.float32]
 _FACTS = b"attn_facts"
@@ -95,15 +95,16 @@ def labels_of(tables: Mapping[str, pa.Table]) -> npt.NDArray[np.int32]:
 
 
 def zone_tables(
-    *, cluster_ids: npt.NDArray[np.int32], zones: ClusterZones, zone_index: npt.NDArray[np.int8], score: F32
+    *, cluster_ids: npt.NDArray[np.int32], zones: ClusterZones, zone_index: npt.NDArray[np.int8], confidence: F32
 ) -> dict[str, pa.Table]:
-    """`points` (zone, score), `clusters` (zone, zone_score, zone_margin), `zone_labels` (a row a cluster and zone)."""
+    """`points` (zone, confidence), `clusters` (zone, zone_score: the share of its members, zone_margin), `zone_labels`
+    (a row a cluster and zone)."""
     chosen, every = zones.zone_index, np.arange(len(cluster_ids))
     clusters = pa.table(
         {
             "cluster_id": pa.array(cluster_ids, pa.int32()),
             "zone": zone_array(chosen),
-            "zone_score": pa.array(zones.scores[every, chosen], pa.float32()),
+            "zone_score": pa.array(zones.shares[every, chosen], pa.float32()),
             "zone_margin": pa.array(zones.margins[every, chosen], pa.float32()),
         }
     )
@@ -112,12 +113,12 @@ def zone_tables(
         {
             "cluster_id": pa.array(np.repeat(cluster_ids, count), pa.int32()),
             "zone": pa.array(ZONES * len(cluster_ids), pa.string()),
-            "score": pa.array(zones.scores.ravel(), pa.float32()),
+            "score": pa.array(zones.shares.ravel(), pa.float32()),
             "margin": pa.array(zones.margins.ravel(), pa.float32()),
             "evidence": pa.array([json.dumps(reason) for reason in zones.evidence for _ in range(count)], pa.string()),
         }
     )
-    points = pa.table({"zone": zone_array(zone_index), "score": pa.array(score, pa.float32())})
+    points = pa.table({"zone": zone_array(zone_index), "confidence": pa.array(confidence, pa.float32())})
     return {"points": points, "clusters": clusters, "zone_labels": labels}
 
 
@@ -128,7 +129,6 @@ def bundle_tables(
     clusters: Mapping[str, pa.Table],
     zones: Mapping[str, pa.Table],
     prototypes: Prototypes,
-    confidence: F32,
 ) -> dict[str, pa.Table]:
     """The four tables of a bundle by name; `prototypes.nearest_row` counts in the window's rows."""
     labels = labels_of(clusters)
@@ -138,7 +138,7 @@ def bundle_tables(
             **{name: located.column(name) for name in ("request_id", "step", "captured_at_us", "token_text", "x", "y")},
             "cluster_id": clusters["points"].column("cluster_id"),
             "zone": zones["points"].column("zone"),
-            "confidence": pa.array(confidence, pa.float32()),
+            "confidence": zones["points"].column("confidence"),
             "context_len": located.column("context_len"),
             "former_cluster_id": clusters["points"].column("former_cluster_id"),
         }
@@ -233,12 +233,23 @@ def request_table(located: pa.Table, zone: pa.ChunkedArray, mapped: pa.Table, zo
     return pa.table(named)
 
 
+def request_zone_table(request_ids: pa.Array, zones: ScoredZones) -> pa.Table:
+    """A row a request: request_id, zone, zone_confidence."""
+    return pa.table(
+        {
+            "request_id": request_ids,
+            "zone": zone_array(zones.zone_index).cast(pa.string()),
+            "zone_confidence": pa.array(zones.confidence, pa.float32()),
+        }
+    )
+
+
 def reading(zones: Mapping[str, pa.Table], cluster_id: int) -> str:
-    """A cluster's evidence in words: the zone feature that sets it apart most, for people."""
+    """A cluster's evidence in words: the characteristic that sets it apart most, for people."""
     table = zones["zone_labels"]
     rows = table.filter(np.asarray(table.column("cluster_id")) == cluster_id)
     if rows.num_rows == 0:
         return ""
     reason = json.loads(rows.column("evidence")[0].as_py())
-    name = max(EVIDENCE, key=lambda key: abs(reason[key]["lift"]))
-    return f"{name} {reason[name]['mean']:+.2f} ({reason[name]['lift']:+.1f} sd)"
+    name = max(CHARACTERISTICS, key=lambda key: abs(reason[key]["lift"]))
+    return f"{name} {reason[name]['mean']:.2f} (usual {reason[name]['usual']:.2f}, {reason[name]['lift']:+.1f} spreads)"

@@ -9,62 +9,48 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from attn_assets.discovery.companions import fill_companions
+from attn_core import row_loops
 from attn_core.features import features_from_vectors
 from attn_core.fingerprint import DIM
-from attn_core.zone_scorer import ZoneScorer
-from attn_core.zones import zone_features, zone_probabilities
 
 F32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """m rows: vectors, their companions with nothing missing, and the feature space."""
+    """m rows: vectors, their companions as they came and with nothing missing, and the feature space."""
 
     vectors: F32
+    given_context_len: npt.NDArray[np.float64]
+    """0 where it is not known."""
+    given_sink_mass: npt.NDArray[np.float64]
+    """NaN where it is not known."""
+    given_periodicity: npt.NDArray[np.float64]
     context_len: npt.NDArray[np.int64]
+    """The likeliest value where it is not known, as the served classifier takes it."""
     sink_mass: F32
-    periodicity: F32
     features: F32
-    num_filled: int
-    """Rows whose companions were missing and had to be assumed."""
 
-    def zone_probabilities(self, scorer: ZoneScorer | None = None) -> F32:
-        """Each token's probability of each zone, by itself alone, of the calibration or else of the rules: [m, 5]."""
-        if scorer is not None:
-            return scorer.token_probabilities(self.zone_inputs(scorer))
-        return zone_probabilities(
-            self.vectors, context_len=self.context_len, sink_mass=self.sink_mass, periodicity=self.periodicity
-        )
-
-    def zone_inputs(self, scorer: ZoneScorer) -> npt.NDArray[np.float64]:
-        """What the calibration looks at: [m, 25]."""
-        return scorer.inputs(self.features, context_len=self.context_len, periodicity=self.periodicity)
-
-    def zone_features(self) -> npt.NDArray[np.float64]:
-        """What the rules look at: [m, 5]."""
-        return zone_features(
-            self.vectors, context_len=self.context_len, sink_mass=self.sink_mass, periodicity=self.periodicity
-        )
+    @property
+    def complete(self) -> npt.NDArray[np.bool_]:
+        """[m], rows that came with all their companions."""
+        known: npt.NDArray[np.bool_] = (self.given_context_len >= 1) & ~np.isnan(self.given_sink_mass)
+        return known & ~np.isnan(self.given_periodicity)
 
 
 def window_from_table(table: pa.Table) -> Window:
     """The arrays of a table with the columns vector, context_len, sink_mass and periodicity."""
     vectors = vectors_from_table(table)
-    companions = fill_companions(
-        vectors,
-        context_len=_floats(table, "context_len"),
-        sink_mass=_floats(table, "sink_mass"),
-        periodicity=_floats(table, "periodicity"),
-    )
+    given = {name: _floats(table, name) for name in ("context_len", "sink_mass", "periodicity")}
+    given["context_len"] = np.nan_to_num(given["context_len"], nan=0.0)
+    context_len, sink_mass = given["context_len"].copy(), given["sink_mass"].copy()
+    row_loops.likeliest_rows(vectors, context_len, sink_mass)
     return Window(
         vectors=vectors,
-        context_len=companions.context_len,
-        sink_mass=companions.sink_mass,
-        periodicity=companions.periodicity,
-        features=features_from_vectors(vectors, context_len=companions.context_len, sink_mass=companions.sink_mass),
-        num_filled=companions.num_filled,
+        **{f"given_{name}": values for name, values in given.items()},
+        context_len=context_len.astype(np.int64),
+        sink_mass=sink_mass.astype(np.float32),
+        features=features_from_vectors(vectors, context_len=context_len, sink_mass=sink_mass),
     )
 
 
@@ -91,4 +77,4 @@ def rows_between(table: pa.Table, *, start_us: int, end_us: int, max_id: int | N
 
 def _floats(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
     column = pc.cast(table.column(name), pa.float64())
-    return np.asarray(pc.fill_null(column, float("nan")).to_numpy(), dtype=np.float64)
+    return np.array(pc.fill_null(column, float("nan")).to_numpy(), dtype=np.float64)

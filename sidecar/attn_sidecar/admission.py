@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from attn_core.fingerprint import SUM_TOLERANCE, valid_rows, why_invalid
+from attn_core.fingerprint import MAX_CONTEXT_LEN, SUM_TOLERANCE, valid_rows, why_invalid
 from attn_core.wire import SCHEMAS, Batch, vectors_from_rows
 
 LATEST_INSTANT_US = 2**53 - 1
@@ -68,8 +68,8 @@ def _fingerprint_reason(rows: pa.RecordBatch) -> str | None:
         return f"step: row {i} has step {steps[i]}; steps count from 0"
     if (i := _outside(at_us, least=0, most=LATEST_INSTANT_US)) is not None:
         return f"instant: row {i} has captured_at_us {at_us[i]}; expected microseconds since 1970"
-    if (i := _outside(context_len, least=1, most=2**31 - 1)) is not None:
-        return f"context: row {i} has context_len {context_len[i]}; a query attends to at least itself"
+    if (i := _outside(context_len, least=1, most=MAX_CONTEXT_LEN)) is not None:
+        return f"context: row {i} has context_len {context_len[i]}; it lies between 1 and {MAX_CONTEXT_LEN}"
     vectors = vectors_from_rows(rows)
     ok = valid_rows(vectors, context_len)
     if not ok.all():

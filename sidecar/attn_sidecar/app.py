@@ -13,6 +13,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from starlette.routing import Route, WebSocketRoute
 
+from attn_core.classify import Classifier
 from attn_sidecar import __version__
 from attn_sidecar.api import (
     batch,
@@ -36,7 +37,7 @@ from attn_sidecar.api.explorer import Explorer
 from attn_sidecar.api.openapi import openapi_document
 from attn_sidecar.api.problems import HANDLERS
 from attn_sidecar.api.quick import QuickApp
-from attn_sidecar.desk import ClassifyDesk
+from attn_sidecar.classification import load_compiled_loops
 from attn_sidecar.discovery import Discovery
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.http_door.door import Door
@@ -69,7 +70,9 @@ class Sidecar:
         self.settings = settings
         self.now_us = now_us
         self.health = HealthBoard()
-        self.live = LiveHub(settings.db, health=self.health, privacy=settings.privacy)
+        self.live = LiveHub(
+            settings.db, health=self.health, privacy=settings.privacy, classifier=self._served_classifier
+        )
         self.discovery = Discovery(
             settings.discovery_dir,
             health=self.health,
@@ -89,14 +92,13 @@ class Sidecar:
             if settings.online
             else None
         )
-        self.desk = ClassifyDesk(self.discovery, health=self.health)
         self.http_times = HttpTimes()
-        self.readers = ReadPool(settings.db, privacy=settings.privacy)
+        self.readers = ReadPool(settings.db, privacy=settings.privacy, classifier=self._served_classifier)
         self.integrity = IntegrityCheck(settings.db, health=self.health)
         self.retention = Retention(hours=settings.retention_hours, max_db_bytes=settings.max_db_bytes, now_us=now_us)
         self.writer = Writer(
             settings.db,
-            classifier=lambda: self.discovery.served.classifier,
+            classifier=self._served_classifier,
             health=self.health,
             on_commit=self._on_commit,
             on_room=self._on_room,
@@ -105,6 +107,9 @@ class Sidecar:
         )
         self.ingest: Ingest | None = None
         self._is_open = False
+
+    def _served_classifier(self) -> Classifier:
+        return self.discovery.served.classifier
 
     def _on_commit(self, committed: Committed) -> None:
         self.live.committed(committed)
@@ -127,6 +132,7 @@ class Sidecar:
         """Open the database and bind ZMQ; raises `StoreError` or `AddressTaken`. Once is enough."""
         if self._is_open:
             return
+        load_compiled_loops()
         self.writer.start()
         if self.settings.zmq_bind is not None:
             try:
@@ -147,7 +153,6 @@ class Sidecar:
         self.discovery.start()
         self.live.start(loop)
         self.integrity.start()
-        self.desk.start(loop)
         if self.online is not None:
             self.online.start()
         if self.ingest is not None:
@@ -163,7 +168,6 @@ class Sidecar:
         self.discovery.stop()
         self.live.stop()
         self.integrity.stop()
-        self.desk.stop()
         if self.online is not None:
             self.online.stop()
         self.readers.close()
@@ -172,8 +176,8 @@ class Sidecar:
         """Every HTTP endpoint, over these parts."""
         return [
             *health.endpoints(self.health),
-            *fingerprint.endpoints(self.writer, desk=self.desk, now_us=self.now_us),
-            *classify.endpoints(self.desk),
+            *fingerprint.endpoints(self.writer, discovery=self.discovery, now_us=self.now_us),
+            *classify.endpoints(self.discovery),
             *batch.endpoints(self.discovery, writer=self.writer, now_us=self.now_us),
             *discovery.endpoints(self.discovery),
             *stats.endpoints(

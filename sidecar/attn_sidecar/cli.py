@@ -212,8 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"attn-sidecar: {error}", file=sys.stderr)
         return 2
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    # The classifier's products are small: helpers of the linear algebra library would spend their time waiting for one
-    # another, and where the model server leaves them half a core that made classifying ten times slower.
+    # What is multiplied here is small: helpers of the linear algebra library would spend their time waiting for one
+    # another, above all where the model server leaves them half a core.
     threadpool_limits(limits=1, user_api="blas")
     configure_logging(settings.log_format)
     stop = StopSignal()

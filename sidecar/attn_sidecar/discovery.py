@@ -36,7 +36,7 @@ KEPT_RUNS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """One run, as every request sees it from beginning to end. Without a bundle: the zone rules."""
+    """One run, as every request sees it from beginning to end. Without a bundle: zones by the shipped formula."""
 
     classifier: Classifier
     bundle: Bundle | None
@@ -58,9 +58,9 @@ class RunUnknown(BundleError):
     """No run of this id is published here."""
 
 
-def rules_only() -> Served:
+def without_run() -> Served:
     """What is served before the first discovery run."""
-    return Served(classifier=Classifier.rules(), bundle=None, clusters=[], points=None)
+    return Served(classifier=Classifier.without_run(), bundle=None, clusters=[], points=None)
 
 
 def served_from_bundle(bundle: Bundle, *, privacy: bool = False) -> Served:
@@ -90,7 +90,7 @@ class Discovery:
     ) -> None:
         self.folder = folder
         self._privacy = privacy
-        self.served = rules_only()
+        self.served = without_run()
         self.problem: str | None = None
         """Why the newest bundle is not the one served; None where all is well."""
         self._health = health
@@ -161,7 +161,9 @@ class Discovery:
                 served = served_from_bundle(open_bundle(self.folder / LATEST), privacy=self._privacy)
             except BundleError as error:
                 self.problem = str(error)
-                self._health.ail(PART, f"{error}; still serving {self.served.run_id or 'the zone rules'}", blocks=False)
+                self._health.ail(
+                    PART, f"{error}; still serving {self.served.run_id or 'zones without a run'}", blocks=False
+                )
                 log_event(_LOG, logging.ERROR, "discovery.refused", reason=error, serving=self.served.run_id)
                 return False
             changed = served.run_id != self.served.run_id

@@ -14,11 +14,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pyarrow as pa
 
+from attn_core.classify import Classifier
 from attn_core.errors import StoreError
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
@@ -86,9 +88,15 @@ def notice_message(message: dict[str, object], *, notice: int) -> bytes:
 class LiveHub:
     """Fans commits out to subscribers. Loop-side state (`cursor`, subscribers) is touched on the event loop only."""
 
-    def __init__(self, path: Path, *, health: HealthBoard | None = None, privacy: bool = False) -> None:
-        self._path = path
-        self._privacy = privacy
+    def __init__(
+        self,
+        path: Path,
+        *,
+        health: HealthBoard | None = None,
+        privacy: bool = False,
+        classifier: Callable[[], Classifier] = Classifier.without_run,
+    ) -> None:
+        self._open = partial(Reader, path, privacy=privacy, classifier=classifier)
         self._health = health or HealthBoard()
         self._at = 0
         self._subscribers: set[Subscriber] = set()
@@ -108,7 +116,7 @@ class LiveHub:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin at the store's newest token, or at the first if the store cannot be read now."""
         with suppress(StoreError):
-            reader = Reader(self._path, privacy=self._privacy)
+            reader = self._open()
             self.cursor = self._at = self._newest_id = reader.newest_id()
             reader.close()
         self._loop = loop
@@ -185,7 +193,7 @@ class LiveHub:
     def _run(self) -> None:
         while not self._stopping:
             try:
-                reader = Reader(self._path, privacy=self._privacy)
+                reader = self._open()
                 try:
                     self._follow(reader)
                 finally:

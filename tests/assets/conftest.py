@@ -18,6 +18,7 @@ from attn_assets.settings import Settings
 from attn_core.store import HOUR_US
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "core"))  # vectors drawn to have a zone's characteristic
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 

@@ -1,4 +1,4 @@
-"""Zones by a calibration, all the way: labels, requests, evidence, the bundle, and the served answers that agree."""
+"""Zones all the way: usual values learned from the window, labels, requests, the bundle, and the served answers."""
 
 from __future__ import annotations
 
@@ -7,37 +7,42 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import attention_rows
 import numpy as np
 import pyarrow as pa
 import pytest
 from synthetic_fingerprints import draw, hour_start_us, store_rows
 
-from attn_assets.calibration.kept import FOLDER, SHIPPED, Calibrations, shipped
+from attn_assets.calibration.kept import FOLDER, Calibrations
 from attn_assets.discovery.embedding import NoKeeper
 from attn_assets.discovery.window import window_from_table
-from attn_assets.publishing import Assets, calibration_of, fit_classifier
-from attn_assets.stages import find_clusters, label_zones, locate
-from attn_core.classify import Classifier
-from attn_core.lone import LoneClassifier, checked
+from attn_assets.discovery.zone_quality import auc_of, zone_quality
+from attn_assets.discovery.zoning import Models, learn_formulas, zone_rows
+from attn_assets.publishing import formulas_of
+from attn_assets.stages import find_clusters, label_zones, locate, shipped_of
+from attn_core.classify import Classifier, no_clusters
 from attn_core.store import HOUR_US, open_reader, read_fingerprints
-from attn_core.zone_scorer import NUM_INPUTS, ZoneScorer
-from attn_core.zones import ZONES
+from attn_core.zones import (
+    EVENNESS,
+    NUM_EVIDENCE,
+    PERIODICITY,
+    VALUES,
+    ZONES,
+    Z,
+    ZoneFormula,
+    ZoneFormulas,
+    shipped_formula,
+)
 
 
-def _scorer() -> ZoneScorer:
-    """Told apart by periodicity and nothing else: structure_ripple above 0.3, else long_range or syntax_floor."""
-    token, sequence = np.zeros((5, NUM_INPUTS)), np.zeros((5, 2 * NUM_INPUTS))
-    token[2, 21], token[2, 22] = 40.0, -12.0
-    token[3, 2], token[0, 0] = 6.0, 6.0
-    sequence[:, :NUM_INPUTS] = token
-    return ZoneScorer(
-        token=token, sequence=sequence, shortest=100.0, longest=2000.0, centre=np.zeros(NUM_INPUTS),
-        spread=np.ones(NUM_INPUTS), provenance={"model": "synthetic", "made_at_us": 1, "num_answers": 2},
-    )  # fmt: skip
+def _leaning(zone: str) -> ZoneFormula:
+    """The shipped formula with a bias for one zone."""
+    bias = shipped_formula().bias + 3.0 * (np.array(ZONES) == zone)
+    return replace(shipped_formula(), bias=bias, provenance={"model": "synthetic", "made_at_us": 1, "num_answers": 2})
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, dict[str, pa.Table], Calibrations]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, dict[str, pa.Table]]:
     folder = tmp_path_factory.mktemp("zones")
     start_us = hour_start_us(1)
     store_rows(folder / "f.db", draw(400, seed=3, start_us=start_us, end_us=start_us + HOUR_US))
@@ -47,78 +52,121 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, dict[str, 
         rows, window_us=(start_us, start_us + HOUR_US), sample_size=400, batch_size=400, seed=0, keeper=NoKeeper(),
         report=lambda done, total: None,
     )  # fmt: skip
-    clusters = find_clusters(located, min_cluster_size=20, batch_size=400, previous_bundle=None)
-    calibrations = Calibrations(folder / FOLDER)
-    calibrations.keep(_scorer())
-    return located, clusters, calibrations
+    return located, find_clusters(located, min_cluster_size=20, batch_size=400, previous_bundle=None)
 
 
-def test_without_a_calibration_the_rules_label_and_it_says_so(made) -> None:
-    located, clusters, _ = made
+def test_what_is_usual_is_learned_from_the_window(made) -> None:
+    located, clusters = made
     zones = label_zones(located, clusters)
-    assert calibration_of(zones) is None
-    assert zones["requests"].column("zone_confidence").null_count == zones["requests"].num_rows
-    assert set(zones["requests"].column("zone").to_pylist()) <= set(ZONES)
-
-
-def test_a_calibration_of_another_model_is_not_used(made, tmp_path: Path) -> None:
-    located, clusters, _ = made
-    other = Calibrations(tmp_path)
-    other.keep(replace(_scorer(), provenance={"model": "another"}))
-    assert calibration_of(label_zones(located, clusters, calibrations=other)) is None
-
-
-def test_labels_follow_the_calibration_and_name_what_decided(made) -> None:
-    located, clusters, calibrations = made
-    zones = label_zones(located, clusters, calibrations=calibrations)
-    used = calibration_of(zones)
-    assert used is not None
-    assert used.version == "synthetic-0001"
-    rippling = located.column("periodicity").to_numpy() > 0.4
-    named = np.array(zones["points"].column("zone").to_pylist()) == "structure_ripple"
-    assert (named == rippling).mean() > 0.97
-    assert zones["requests"].column("request_id").to_pylist() == located.column("request_id").unique().to_pylist()
-    assert zones["requests"].column("zone_confidence").null_count == 0
-    labels = zones["zone_labels"].to_pylist()
-    best = {one["cluster_id"]: one for one in sorted(labels, key=lambda one: one["score"])}
-    evidence = [json.loads(one["evidence"]) for one in best.values() if one["zone"] == "structure_ripple"]
-    assert evidence
-    assert all(one["periodicity"]["adds"] > 0 for one in evidence)
-
-
-def test_what_is_served_agrees_with_what_is_published_one_by_one_and_in_batches(made) -> None:
-    located, clusters, calibrations = made
-    zones = label_zones(located, clusters, calibrations=calibrations)
-    fitted = fit_classifier(Assets(located=located, clusters=clusters, zones=zones), seed=0)
-    assert fitted.served.figures.zone_agreement is not None
-    assert fitted.served.figures.zone_agreement >= 0.95
-    classifier = Classifier(fitted.served.arrays, run_id=None, scorer=calibration_of(zones))
+    formula = formulas_of(zones).of("synthetic")
+    assert formula.usual.num_tokens == 400
     window = window_from_table(located)
-    batch = classifier.classify(
-        window.vectors, context_len=window.context_len, sink_mass=window.sink_mass, periodicity=window.periodicity
+    usual = formula.usual.at(window.context_len).mean(axis=0)
+    assert usual[PERIODICITY] == pytest.approx(window.given_periodicity.mean(), abs=0.05)
+    assert set(zones["points"].column("zone").to_pylist()) == set(ZONES)
+    assert set(zones["requests"].column("zone").to_pylist()) <= set(ZONES)
+    assert zones["requests"].column("request_id").to_pylist() == located.column("request_id").unique().to_pylist()
+
+
+def test_a_models_calibration_is_used_for_its_rows_and_no_others(made, tmp_path: Path) -> None:
+    located, clusters = made
+    model_id = located.column("model_id")[0].as_py()
+    calibrations = Calibrations(tmp_path / FOLDER)
+    calibrations.keep(replace(_leaning("diffuse"), provenance={"model": "another"}))
+    plain = label_zones(located, clusters)
+    assert label_zones(located, clusters, calibrations=calibrations)["points"].equals(plain["points"])
+    calibrations.keep(replace(_leaning("diffuse"), provenance={"model": model_id}))
+    leaning = label_zones(located, clusters, calibrations=calibrations)
+    assert formulas_of(leaning).of(model_id).version.endswith("-0001")
+    counts = [tables["points"].column("zone").to_pylist().count("diffuse") for tables in (plain, leaning)]
+    assert counts[1] > counts[0]
+
+
+def test_two_models_have_formulas_of_their_own(made) -> None:
+    located, _ = made
+    window = window_from_table(located)
+    names = Models.from_column(pa.chunked_array([["one"] * 200 + ["two"] * 150 + [None] * 50]))
+    formulas = learn_formulas(window, names, base=shipped_of, default=shipped_formula())
+    assert set(formulas.of_model) == {"one", "two"}
+    assert formulas.of_model["one"].usual.num_tokens == 200
+    assert formulas.default.sha256() == formulas.of_model["one"].sha256()
+    rows = zone_rows(window, names, formulas)
+    served = Classifier(no_clusters(), run_id=None, formulas=formulas)
+    part = slice(200, 350)
+    answer = served.classify(
+        window.vectors[part],
+        context_len=window.context_len[part],
+        sink_mass=window.sink_mass[part],
+        periodicity=window.given_periodicity[part],
+        model_id="hub/two",
     )
-    lone = LoneClassifier(classifier)
-    for i in range(0, 400, 7):
-        row = checked(window.vectors[i].tolist(), int(window.context_len[i]))
-        assert row is not None
-        known = {"sink_mass": float(window.sink_mass[i]), "periodicity": float(window.periodicity[i])}
-        zone, confidence, cluster_id = lone.classify(row, context_len=int(window.context_len[i]), **known)
-        assert (zone, cluster_id) == (batch.zone_index[i], batch.cluster_id[i])
-        assert confidence == pytest.approx(batch.confidence[i], abs=1e-4)
-    bare = classifier.classify(window.vectors[:20])
-    for i in range(20):
-        row = checked(window.vectors[i].tolist(), None)
-        assert row is not None
-        zone, confidence, _ = lone.classify(row, context_len=None, sink_mass=None, periodicity=None)
-        assert zone == bare.zone_index[i]
-        assert confidence == pytest.approx(bare.confidence[i], abs=1e-4)
+    np.testing.assert_array_equal(answer.zone_index, rows.zone_index[part])
+    assert answer.confidence.tobytes() == rows.confidence[part].tobytes()
 
 
-def test_the_calibration_that_comes_with_the_project_is_of_the_demo_model_and_says_how_it_did() -> None:
-    scorer = shipped("/anywhere/SmolLM2-135M-Instruct")
-    assert scorer is not None, SHIPPED
-    assert shipped("SmolLM2-1.7B-Instruct") is None
-    told = scorer.provenance
-    assert told["num_answers"] == sum(told["num_by_family"].values()) >= 400
-    assert np.array(told["figures"]["held_out_requests"]["confusion"]).sum() == told["num_held_out"] == 150
-    assert told["figures"]["held_out_requests"]["reliability"]
+def test_rows_without_companions_teach_nothing_and_get_the_served_zone(made) -> None:
+    located, clusters = made
+    lost = located.set_column(
+        located.schema.get_field_index("sink_mass"), "sink_mass", pa.nulls(located.num_rows, pa.float32())
+    )
+    zones = label_zones(lost, clusters)
+    formulas = formulas_of(zones)
+    assert formulas.of("synthetic").sha256() == shipped_formula().sha256()
+    window = window_from_table(lost)
+    answer = Classifier(no_clusters(), run_id=None, formulas=formulas).classify(
+        window.vectors, context_len=window.context_len, periodicity=window.given_periodicity
+    )
+    assert zones["points"].column("zone").to_pylist() == answer.zones()
+
+
+def test_clusters_say_what_sets_them_apart(made) -> None:
+    located, clusters = made
+    zones = label_zones(located, clusters)
+    for one in zones["zone_labels"].to_pylist():
+        evidence = json.loads(one["evidence"])
+        assert all(set(reason) == {"mean", "usual", "lift"} for reason in evidence.values())
+    shares = np.array(zones["zone_labels"].column("score").to_pylist()).reshape(-1, 5)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
+
+
+def test_quality_by_hand() -> None:
+    evidence = np.zeros((4, NUM_EVIDENCE))
+    evidence[:, Z + EVENNESS] = [1, 3, 2, 0]
+    evidence[:, VALUES + EVENNESS] = [0.1, 0.3, 0.2, 0.0]
+    zone_index = np.array([4, 4, 1, 1])
+    found = zone_quality(zone_index, evidence)
+    assert found.auc[4] == pytest.approx(0.75)
+    assert found.shares.tolist() == [0, 0.5, 0, 0, 0.5]
+    assert np.isnan(found.auc[0])
+    assert found.num_long_range_without == found.num_diffuse_below_usual == 0
+    assert any("syntax_floor holds 0%" in reason for reason in found.broken())
+    assert auc_of(np.array([1.0, 1.0]), np.array([True, False])) == 0.5
+
+
+def test_another_models_traffic_gets_all_five_zones_in_its_first_window() -> None:
+    """Random attention rows, whose usual values lie elsewhere than the shipped ones: no calibration, one window."""
+    drawn = attention_rows.draw(1500, seed=8)
+    vector = pa.FixedSizeListArray.from_arrays(pa.array(drawn.vectors.ravel()), 20)
+    window = window_from_table(
+        pa.table(
+            {
+                "vector": vector,
+                "context_len": drawn.context_len,
+                "sink_mass": drawn.sink_mass,
+                # A model whose attention repeats more than the demo's.
+                "periodicity": (0.4 + 0.2 * drawn.periodicity).astype(np.float32),
+            }
+        )
+    )
+    names = Models(names=["random-weights"], of_row=np.zeros(1500, dtype=np.int64))
+    learned = learn_formulas(window, names, base=shipped_of, default=shipped_formula())
+    rows = zone_rows(window, names, learned)
+    found = zone_quality(rows.zone_index, rows.evidence)
+    assert found.shares.min() >= 0.05, found.shares
+    assert found.shares.max() <= 0.60, found.shares
+    assert found.auc.min() >= 0.85, found.auc
+    before = zone_quality(
+        zone_rows(window, names, ZoneFormulas.shipped()).zone_index,
+        zone_rows(window, names, ZoneFormulas.shipped()).evidence,
+    )
+    assert before.shares.max() > found.shares.max()

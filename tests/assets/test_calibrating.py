@@ -1,4 +1,4 @@
-"""A calibration as a whole: a served model that answers each zone in its own way, a scorer, a file that stays."""
+"""A calibration as a whole: a served model that answers each zone in its own way, a formula, a file that stays."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
-from synthetic_fingerprints import KINDS, vectors_of
+from zone_vectors import vector_of
 
-from attn_assets.calibration import fitting
 from attn_assets.calibration.answers import LabelledAnswers
 from attn_assets.calibration.asking import Server, ask_all
 from attn_assets.calibration.calibrating import Recipe, calibrate, calibrated_from_answers, judge
 from attn_assets.calibration.command import main
 from attn_assets.calibration.evaluation import evaluate, macro_f1
-from attn_assets.calibration.fitting import LEFT_OUT, Fit, fit_scorer, token_inputs
+from attn_assets.calibration.fitting import evidence_of, fit_formula
 from attn_assets.calibration.kept import FOLDER, Calibrations
-from attn_assets.calibration.wording import calibration_prompts
+from attn_assets.calibration.setting import calibration_prompts
 from attn_core.errors import CalibrationError
-from attn_core.zones import ZONES
+from attn_core.zones import ZONES, ZoneFormula, shipped_formula
 
 STEPS = 6
 # Told by the prompt's first words: what the false model server goes by, as the real one goes by the whole prompt.
@@ -33,10 +31,22 @@ _MARKS = {prompt.text: ZONES.index(prompt.zone) for prompt in calibration_prompt
 
 
 def _tokens(zone: int, seed: int) -> dict[str, np.ndarray]:
-    """Tokens of an answer: its kind of attention goes with the zone, the fifth zone mixes two kinds."""
+    """Tokens of an answer that look as the zone says, more or less."""
     rng = np.random.default_rng(seed)
-    kind = rng.integers(0, 2, STEPS) * 3 if zone == len(KINDS) else np.full(STEPS, zone)
-    return vectors_of(kind, rng=rng)
+    drawn: dict[str, list[Any]] = {"vector": [], "context_len": [], "sink_mass": [], "periodicity": []}
+    for _ in range(STEPS):
+        n, sink = int(rng.integers(200, 800)), rng.uniform(0.1, 0.5)
+        shares = np.array([3.0, 3.0, 3.0])
+        if zone in (0, 1, 3):
+            shares[{0: 0, 1: 1, 3: 2}[zone]] += 4
+        even = {0: 0.5, 4: 0.9}.get(zone, 0.7) + rng.normal(0, 0.05)
+        drawn["vector"].append(
+            vector_of(rng.dirichlet(2 * shares), evenness=float(np.clip(even, 0, 0.99)), n=n, sink=sink, rng=rng)
+        )
+        drawn["context_len"].append(n)
+        drawn["sink_mass"].append(sink)
+        drawn["periodicity"].append(np.clip((0.5 if zone == 2 else 0.2) + rng.normal(0, 0.07), 0, 1))
+    return {name: np.array(values) for name, values in drawn.items()}
 
 
 def _answers(num_per_zone: int, *, seed: int) -> LabelledAnswers:
@@ -49,47 +59,55 @@ def _answers(num_per_zone: int, *, seed: int) -> LabelledAnswers:
         start=np.arange(len(zones) + 1) * STEPS,
         zone_index=zones,
         family=np.array([f"family {zone} {k % 3}" for k, zone in enumerate(zones)]),
-        behind_preamble=np.arange(len(zones)) % 2 == 0,
-        vectors=np.concatenate([one["vector"] for one in drawn]),
+        surroundings=np.where(np.arange(len(zones)) % 2 == 0, "towns", ""),
+        vectors=np.concatenate([one["vector"] for one in drawn]).astype(np.float32),
+        prompt=np.full(len(zones), "?"),
+        text=np.full(len(zones), "."),
         prompt_mass=np.full(len(zones) * STEPS, 0.2, dtype=np.float32),
         **columns,
     )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_strength() -> Iterator[None]:
-    """Which regularisation is best is no matter here, and trying each takes most of a fit's time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "STRENGTHS", (0.3,))
-        yield
-
-
 @pytest.fixture(scope="module")
-def fit(_one_strength: None) -> Fit:
-    return fit_scorer(_answers(20, seed=1), provenance={})
+def fitted() -> ZoneFormula:
+    return fit_formula(_answers(20, seed=1), base=shipped_formula(), provenance={})
 
 
-def test_zones_that_differ_are_told_on_answers_that_set_nothing(fit: Fit) -> None:
-    assert set(fit.macro_f1) == set(LEFT_OUT)
-    requests, tokens = judge(fit.scorer, _answers(12, seed=2))
+def test_zones_that_differ_are_told_on_answers_that_set_nothing(fitted: ZoneFormula) -> None:
+    requests, tokens = judge(fitted, _answers(12, seed=2))
     assert requests.macro_f1 > 0.9, requests.table()
-    assert tokens.macro_f1 > 0.7, tokens.table()
+    assert tokens.macro_f1 > 0.6, tokens.table()
     assert requests.confusion.sum() == 60
 
 
-def test_labels_that_mean_nothing_are_not_learned() -> None:
-    answers = _answers(20, seed=3)
+def test_labels_set_the_biases_and_the_temperature_alone(fitted: ZoneFormula) -> None:
+    base = shipped_formula()
+    answers = _answers(20, seed=1)
     mixed = replace(answers, zone_index=np.random.default_rng(0).permutation(answers.zone_index))
-    found = fit_scorer(mixed, provenance={})
-    assert max(found.macro_f1.values()) < 0.4
-    with pytest.raises(CalibrationError, match="not kept"):
-        calibrated_from_answers(mixed, answers, model_id="m", recipe=Recipe(), made_at_us=0)
+    other = fit_formula(mixed, base=base, provenance={})
+    for name in ("slope", "hinge_slope", "head_slope", "margin", "chance"):
+        np.testing.assert_array_equal(getattr(fitted, name), getattr(base, name))
+    np.testing.assert_array_equal(other.usual.mean, fitted.usual.mean)
+    np.testing.assert_array_equal(other.hinge, fitted.hinge)
+    assert not np.array_equal(other.bias, fitted.bias)
+    np.testing.assert_allclose(evidence_of(other, answers), evidence_of(fitted, answers))
+
+
+def test_zones_that_are_not_what_they_say_are_not_kept() -> None:
+    # Every answer is of one kind: four zones hold next to nothing.
+    answers = _answers(20, seed=3)
+    one_kind = replace(answers, vectors=np.repeat(answers.vectors[:1], len(answers.vectors), axis=0))
+    one_kind = replace(one_kind, context_len=np.full_like(answers.context_len, answers.context_len[0]))
+    one_kind = replace(one_kind, sink_mass=np.full_like(answers.sink_mass, answers.sink_mass[0]))
+    one_kind = replace(one_kind, periodicity=np.full_like(answers.periodicity, 0.2))
+    with pytest.raises(CalibrationError, match="of the tokens"):
+        calibrated_from_answers(one_kind, answers, model_id="m", recipe=Recipe(), made_at_us=0)
 
 
 def test_a_zone_with_too_few_answers_is_named() -> None:
     few = _answers(20, seed=1).chosen(np.arange(85))
-    with pytest.raises(CalibrationError, match="5 answers for diffuse"):
-        fit_scorer(few, provenance={})
+    with pytest.raises(CalibrationError, match="diffuse has 5 labelled answers"):
+        fit_formula(few, base=shipped_formula(), provenance={})
 
 
 def test_answers_are_cut_chosen_and_read_back(tmp_path: Path) -> None:
@@ -111,15 +129,6 @@ def test_macro_f1_and_the_confusion_table_by_hand() -> None:
     assert found.confusion[0, 1] == 1
     assert found.ece == pytest.approx(1 - 4 / 6)
     assert "syntax_floor" in found.table()
-
-
-def test_evidence_names_what_sets_a_zone_apart(fit: Fit) -> None:
-    answers = _answers(12, seed=5)
-    inputs = token_inputs(fit.scorer, answers)
-    rippling = answers.zone_index[answers.answer_of_token] == 3  # the kind with a periodicity of 0.6
-    deciding = fit.scorer.deciding(inputs[rippling].mean(axis=0), inputs.mean(axis=0), 3, count=6)
-    assert all(added >= later for (_, added), (_, later) in pairwise(deciding))
-    assert deciding[0][1] > 0
 
 
 class _FalseModel(BaseHTTPRequestHandler):
@@ -176,17 +185,16 @@ SMALL = Recipe(num_per_zone=10, held_out_per_zone=4, max_tokens=STEPS)
 def test_a_recalibration_is_a_file_of_its_own_that_names_the_one_before(model: str, tmp_path: Path) -> None:
     calibrations = Calibrations(tmp_path / FOLDER)
     told: list[tuple[str, int, int]] = []
-    first = calibrate(Server(url=model), calibrations, SMALL, report=lambda *one: told.append(one)).scorer
+    first = calibrate(Server(url=model), calibrations, SMALL, report=lambda *one: told.append(one)).formula
     assert ("calibration", 50, 50) in told
     assert ("held-out", 20, 20) in told
     before = (tmp_path / FOLDER / "tiny" / "0001.json").read_bytes()
     second = calibrations.keep(first)
     assert (first.version, second.version) == ("tiny-0001", "tiny-0002")
-    assert (first.provenance["replaces"], second.provenance["replaces"]) == (None, "tiny-0001")
+    assert (first.provenance["replaces"], second.provenance["replaces"]) == ("shipped", "tiny-0001")
     assert (tmp_path / FOLDER / "tiny" / "0001.json").read_bytes() == before
-    newest = calibrations.newest("other-hub/tiny")
-    assert newest is not None
-    assert newest.version == "tiny-0002"
+    assert calibrations.newest("other-hub/tiny").version == "tiny-0002"
+    assert calibrations.newest("never-calibrated") is shipped_formula()
     history = calibrations.history("tiny")
     assert [one["version"] for one in history] == ["tiny-0001", "tiny-0002"]
     assert history[0]["figures"]["held_out_requests"]["reliability"]
@@ -194,15 +202,15 @@ def test_a_recalibration_is_a_file_of_its_own_that_names_the_one_before(model: s
     assert not list((tmp_path / FOLDER).rglob("*.part"))
 
 
-def test_rows_of_several_models_or_of_none_have_no_calibration(fit: Fit, tmp_path: Path) -> None:
+def test_a_calibration_that_cannot_be_read_is_left_out(fitted: ZoneFormula, tmp_path: Path) -> None:
+    """Of the form before zones were their characteristics, or damaged: the one before it is used."""
     calibrations = Calibrations(tmp_path / FOLDER)
-    calibrations.keep(replace(fit.scorer, provenance={"model": "tiny"}))
-    in_force = calibrations.in_force(["tiny", None, "org/tiny"])
-    assert in_force is not None
-    assert in_force.version == "tiny-0001"
-    assert calibrations.in_force(["tiny", "another"]) is None
-    assert calibrations.in_force([None]) is None
-    assert calibrations.in_force(["never-calibrated"]) is None
+    calibrations.keep(replace(fitted, provenance={"model": "tiny"}))
+    (tmp_path / FOLDER / "tiny" / "0002.json").write_text('{"schema_version": 1, "token": []}')
+    (tmp_path / FOLDER / "tiny" / "0003.json").write_bytes(b"\x00torn")
+    assert calibrations.newest("tiny").version == "tiny-0001"
+    assert [one["version"] for one in calibrations.history("tiny")] == ["tiny-0001"]
+    assert calibrations.keep(replace(fitted, provenance={"model": "tiny"})).version == "tiny-0004"
 
 
 def test_the_command_keeps_and_lists(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,7 +219,7 @@ def test_the_command_keeps_and_lists(model: str, tmp_path: Path, capsys: pytest.
     assert "none for org/tiny" in capsys.readouterr().out
     assert main([*asked, "--per-zone", "10", "--held-out-per-zone", "4", "--max-tokens", "8"]) == 0
     said = capsys.readouterr().out
-    assert "kept as tiny-0001, in place of the rules" in said
+    assert "kept as tiny-0001, in place of shipped" in said
     assert "macro-F1" in said
     assert main([*asked, "--list"]) == 0
     assert "tiny-0001" in capsys.readouterr().out

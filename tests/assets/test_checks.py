@@ -82,7 +82,7 @@ def test_an_unknown_zone_or_a_score_outside_0_to_1_fails(made):
     assert not checks.zones_are_valid({**tables, "points": odd}, located).passed
     scores = points["score"].to_pylist()
     for wrong in (1.5, -0.1, float("nan")):
-        off = changed(points, "score", [wrong, *scores[1:]])
+        off = changed(points, "confidence", [wrong, *scores[1:]])
         assert not checks.zones_are_valid({**tables, "points": off}, located).passed
 
 
@@ -143,7 +143,7 @@ def broken_zones(located: pa.Table, clusters: dict[str, pa.Table], **settings: o
     tables = stages.label_zones(located, clusters, **settings)
     points = tables["points"]
     assert points["zone"].chunk(0).dictionary.equals(zone_array(np.zeros(0, np.int8)).dictionary)
-    return {**tables, "points": changed(points, "score", [2.0] * points.num_rows)}
+    return {**tables, "points": changed(points, "confidence", [2.0] * points.num_rows)}
 
 
 def untrue_locate(rows: pa.Table, **settings: object) -> pa.Table:

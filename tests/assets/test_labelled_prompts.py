@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from attn_assets.calibration.held_out import HELD_OUT_FAMILIES, held_out_prompts
-from attn_assets.calibration.prompts import Family, LabelledPrompt, Length, build, cut, estimated_tokens
-from attn_assets.calibration.wording import FAMILIES, calibration_prompts
+from attn_assets.calibration.prompts import Family, LabelledPrompt, Length, Preamble, build, cut, estimated_tokens
+from attn_assets.calibration.setting import FAMILIES, calibration_prompts
 from attn_core.zones import ZONES
 from demo.prompts import prompt_mix
 
@@ -32,7 +32,9 @@ def test_every_zone_has_as_many_prompts_of_several_kinds() -> None:
         assert len({prompt.family for prompt in prompts if prompt.zone == zone}) >= 3, zone
 
 
-@pytest.mark.parametrize("prompts", [calibration_prompts(), held_out_prompts()], ids=["calibration", "held-out"])
+@pytest.mark.parametrize(
+    "prompts", [calibration_prompts(num_per_zone=310), held_out_prompts()], ids=["calibration", "held-out"]
+)
 def test_the_length_behind_a_preamble_says_nothing_of_the_zone(prompts: list[LabelledPrompt]) -> None:
     means = []
     for zone in ZONES:
@@ -49,21 +51,21 @@ def test_half_of_the_held_out_prompts_stand_behind_irrelevant_text() -> None:
 
 
 def test_temperature_goes_with_no_zone_and_no_preamble() -> None:
-    for prompts in (calibration_prompts(), held_out_prompts()):
+    for prompts in (calibration_prompts(num_per_zone=310), held_out_prompts()):
         counts = Counter((prompt.zone, prompt.temperature) for prompt in prompts)
-        assert max(counts.values()) - min(counts.values()) <= 4
+        assert max(counts.values()) - min(counts.values()) <= 0.06 * len(prompts) / len(ZONES)
         assert 0.35 < np.mean([prompt.temperature > 0 for prompt in prompts if prompt.behind_preamble]) < 0.65
 
 
 def test_what_judges_shares_no_wording_with_what_calibrates() -> None:
-    calibrating = _runs_of_words([prompt.text for prompt in calibration_prompts()], length=6)
+    calibrating = _runs_of_words([prompt.text for prompt in calibration_prompts(num_per_zone=310)], length=6)
     judging = _runs_of_words([prompt.text for seed in (0, 1) for prompt in held_out_prompts(seed=seed)], length=6)
     assert not calibrating & judging
 
 
 def test_nothing_is_set_by_the_prompts_of_the_demo() -> None:
     demo = _runs_of_words([prompt.text for prompt in prompt_mix()], length=8)
-    calibrating = _runs_of_words([prompt.text for prompt in calibration_prompts()], length=8)
+    calibrating = _runs_of_words([prompt.text for prompt in calibration_prompts(num_per_zone=310)], length=8)
     # The days of the week and the alphabet in order are nobody's wording.
     assert len(calibrating & demo) <= 2, calibrating & demo
 
@@ -74,7 +76,7 @@ def test_the_same_seed_gives_the_same_prompts_and_another_seed_others() -> None:
 
 
 def test_hardly_a_prompt_occurs_twice_behind_the_same_preamble_at_the_same_temperature() -> None:
-    for prompts in (calibration_prompts(), held_out_prompts()):
+    for prompts in (calibration_prompts(num_per_zone=310), held_out_prompts()):
         repeated = [key for key, count in Counter((p.text, p.temperature) for p in prompts).items() if count > 1]
         assert len(repeated) <= len(prompts) // 30, repeated
 
@@ -94,7 +96,7 @@ def test_a_document_takes_half_of_the_room_and_irrelevant_text_the_rest() -> Non
     (prompt,) = build(
         [family],
         lengths=[Length(tokens=200, preamble=True)],
-        preambles=[["Seven words that say nothing at all."] * 40],
+        preambles=[Preamble(kind="words", sentences=["Seven words that say nothing at all."] * 40)],
         bridges=["And now:"],
         num_per_zone=1,
         temperatures=(0.0,),
@@ -112,4 +114,4 @@ def test_cut_keeps_at_least_one_sentence_and_no_more_than_fit() -> None:
 
 def test_a_zone_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="'sinkhole' of family 'f'"):
-        LabelledPrompt(family="f", zone="sinkhole", text="", behind_preamble=False, temperature=0.0)
+        LabelledPrompt(family="f", zone="sinkhole", text="", surroundings="", temperature=0.0)

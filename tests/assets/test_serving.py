@@ -3,67 +3,49 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_fingerprints import vectors_of
 
 from attn_assets.discovery import quality, serving
-from attn_assets.discovery.companions import fill_companions
-from attn_assets.discovery.labelling import label_clusters, zone_of_rows
+from attn_assets.discovery.labelling import label_clusters
 from attn_assets.discovery.prototypes import exemplar_rows, k_means, tile_clusters
+from attn_assets.discovery.window import window_from_table
 from attn_core.classify import Classifier
 from attn_core.features import features_from_vectors
-from attn_core.zones import EVIDENCE, ZONES, zone_features, zone_probabilities
+from attn_core.zones import CHARACTERISTICS, LONG, NUM_EVIDENCE, USUAL, VALUES, ZONES, Z
 
 
-def labelled(
-    count: int, *, seed: int = 0, noise: float = 0.05, clusters: int = 4
-) -> tuple[serving.Labelled, np.ndarray]:
-    """Rows whose clusters are their kinds, zones by the rules, and the clusters' zone lifts."""
+def labelled(count: int, *, seed: int = 0, noise: float = 0.05, clusters: int = 4) -> serving.Labelled:
+    """Rows whose clusters are their kinds."""
     rng = np.random.default_rng(seed)
     kind = rng.integers(0, clusters, size=count) if clusters else np.full(count, 0)
     drawn = vectors_of(kind, rng=rng)
     labels = np.where(rng.random(count) < (noise if clusters else 1.1), -1, kind).astype(np.int32)
     labels[:clusters] = np.arange(clusters)
-    companions = {name: drawn[name] for name in ("context_len", "sink_mass", "periodicity")}
-    probabilities = zone_probabilities(drawn["vector"], **companions)
-    zones = label_clusters(
-        labels,
-        num_clusters=clusters,
-        probabilities=probabilities,
-        evidence=zone_features(drawn["vector"], **companions),
-    )
-    zone_index, _ = zone_of_rows(labels, zones=zones, probabilities=probabilities)
-    features = features_from_vectors(drawn["vector"], context_len=drawn["context_len"], sink_mass=drawn["sink_mass"])
-    rows = serving.Labelled(
+    return serving.Labelled(
         vectors=drawn["vector"],
         context_len=drawn["context_len"].astype(np.int64),
         sink_mass=drawn["sink_mass"],
-        periodicity=drawn["periodicity"],
-        features=features,
+        features=features_from_vectors(drawn["vector"], context_len=drawn["context_len"], sink_mass=drawn["sink_mass"]),
         labels=labels,
-        zone_index=zone_index,
     )
-    return rows, zones.lift
 
 
-def test_a_cluster_has_the_zone_of_its_members_and_says_why():
-    probabilities = np.array([[0.7, 0.1, 0.1, 0.05, 0.05]] * 3 + [[0, 0, 0, 0.6, 0.4]] * 2, dtype=np.float32)
-    evidence = np.array([[2.0, 0, 0, 0, 0]] * 3 + [[0, 0, 3.0, 0, 0]] * 2)
+def test_a_cluster_has_the_zone_of_most_members_and_says_what_sets_them_apart():
+    evidence = np.zeros((5, NUM_EVIDENCE))
+    evidence[3:, VALUES + LONG], evidence[3:, USUAL + LONG], evidence[3:, Z + LONG] = 0.6, 0.2, 3.0
     labels = np.array([0, 0, -1, 1, 1], dtype=np.int32)
-    zones = label_clusters(labels, num_clusters=2, probabilities=probabilities, evidence=evidence)
+    zone_index = np.array([0, 0, 4, 3, 4], dtype=np.int8)
+    zones = label_clusters(labels, num_clusters=2, zone_index=zone_index, evidence=evidence)
     assert [ZONES[i] for i in zones.zone_index] == ["syntax_floor", "long_range"]
-    np.testing.assert_allclose(zones.scores[0], probabilities[0], atol=1e-6)
-    assert zones.margins[0, 0] == pytest.approx(0.6, abs=1e-6)
-    assert zones.margins[1, 4] == pytest.approx(-0.2, abs=1e-6)
-    assert set(zones.evidence[0]) == set(EVIDENCE)
-    assert zones.evidence[1]["long_lift"]["mean"] == 3.0
-    assert zones.evidence[1]["long_lift"]["lift"] > 0 > zones.evidence[1]["local_lift"]["lift"]
-    zone, score = zone_of_rows(labels, zones=zones, probabilities=probabilities)
-    assert zone.tolist() == [0, 0, 0, 3, 3]
-    # By hand: own probability times cluster mean over overall mean, made to sum to 1; noise keeps its own.
-    np.testing.assert_allclose(score, [0.76633, 0.76633, 0.7, 0.6129, 0.6129], atol=1e-4)
+    np.testing.assert_allclose(zones.shares, [[1, 0, 0, 0, 0], [0, 0, 0, 0.5, 0.5]])
+    assert zones.margins[0].tolist() == [1.0, -1.0, -1.0, -1.0, -1.0]
+    assert zones.margins[1, 3] == 0.0
+    assert set(zones.evidence[0]) == set(CHARACTERISTICS)
+    assert zones.evidence[1]["long_share"] == {"mean": 0.6, "usual": 0.2, "lift": 3.0}
 
 
 @given(seed=st.integers(0, 500), count=st.integers(1, 12), rows=st.integers(1, 60))
@@ -82,7 +64,7 @@ def test_k_means_of_identical_points_is_that_point():
 
 
 def test_prototypes_are_grouped_and_their_rows_are_members():
-    rows, _ = labelled(900)
+    rows = labelled(900)
     tiles = tile_clusters(rows.features, rows.labels, num_clusters=4, seed=0)
     assert tiles.start[0] == 0
     assert (np.diff(tiles.start) > 0).all()
@@ -94,39 +76,37 @@ def test_prototypes_are_grouped_and_their_rows_are_members():
         assert (rows.labels[chosen] == cluster).all()
 
 
-def test_the_served_classifier_agrees_and_is_calibrated():
-    rows, lift = labelled(3000)
-    served = serving.fit(rows, cluster_ids=np.array([3, 8, 5, 9], np.int32), cluster_zone_lift=lift, seed=0)
+def test_the_served_clusters_agree_and_their_confidence_is_right():
+    ids = np.array([3, 8, 5, 9], np.int32)
+    served = serving.fit(labelled(3000), cluster_ids=ids, seed=0)
     assert served.figures.cluster_agreement > 0.9
-    assert served.figures.zone_agreement > 0.9
-    assert served.figures.ece < 0.05
-    assert served.figures.num_judged == 600
-    fresh, _ = labelled(1500, seed=1, noise=0.0)
+    assert served.figures.cluster_ece < 0.05
+    assert served.figures.num_judged == 450
+    fresh = labelled(1500, seed=1, noise=0.0)
     answer = Classifier(served.arrays, run_id=None).classify(
-        fresh.vectors, context_len=fresh.context_len, sink_mass=fresh.sink_mass, periodicity=fresh.periodicity
+        fresh.vectors, context_len=fresh.context_len, sink_mass=fresh.sink_mass
     )
-    right = answer.cluster_id == np.array([3, 8, 5, 9])[fresh.labels]
+    right = answer.cluster_id == ids[fresh.labels]
     assert right.mean() > 0.85
-    assert quality.expected_calibration_error(answer.confidence, answer.zone_index == fresh.zone_index) < 0.08
+    claimed = answer.cluster_id >= 0
+    assert quality.expected_calibration_error(answer.cluster_confidence[claimed], right[claimed]) < 0.08
 
 
 @pytest.mark.parametrize("count", [1, 3, 50])
-def test_without_clusters_the_rules_answer_and_claim_nothing(count):
-    rows, lift = labelled(count, clusters=0)
-    served = serving.fit(rows, cluster_ids=np.zeros(0, np.int32), cluster_zone_lift=lift, seed=0)
+def test_without_clusters_nothing_is_claimed(count):
+    rows = labelled(count, clusters=0)
+    served = serving.fit(rows, cluster_ids=np.zeros(0, np.int32), seed=0)
     served.arrays.check()
     answer = Classifier(served.arrays, run_id=None).classify(
-        rows.vectors, context_len=rows.context_len, sink_mass=rows.sink_mass, periodicity=rows.periodicity
+        rows.vectors, context_len=rows.context_len, sink_mass=rows.sink_mass
     )
     assert (answer.cluster_id == -1).all()
-    np.testing.assert_array_equal(answer.zone_index, rows.zone_index)
-    assert ((answer.confidence >= 0) & (answer.confidence <= 1)).all()
+    assert ((answer.cluster_confidence >= 0) & (answer.cluster_confidence <= 1)).all()
     assert served.figures.cluster_agreement is None
 
 
 def test_a_cluster_whose_members_all_fall_outside_the_fitting_part_is_tiled_all_the_same():
-    rows, lift = labelled(40, noise=0.0)
-    served = serving.fit(rows, cluster_ids=np.arange(4, dtype=np.int32), cluster_zone_lift=lift, seed=0)
+    served = serving.fit(labelled(40, noise=0.0), cluster_ids=np.arange(4, dtype=np.int32), seed=0)
     served.arrays.check()
     assert len(served.arrays.prototype_start) == 4
 
@@ -159,12 +139,13 @@ def test_calibration_error_of_known_cases():
 def test_missing_companions_are_filled_within_what_the_vector_allows():
     rng = np.random.default_rng(0)
     drawn = vectors_of(rng.integers(0, 4, 50), rng=rng)
-    lost = np.full(50, np.nan)
-    filled = fill_companions(drawn["vector"], context_len=lost, sink_mass=lost, periodicity=lost)
-    assert filled.num_filled == 50
-    assert (np.log(filled.context_len) >= drawn["vector"][:, 3] - 1e-4).all()
-    assert ((filled.sink_mass >= 0) & (filled.sink_mass <= 1)).all()
-    known = {name: drawn[name].astype(np.float64) for name in ("context_len", "sink_mass", "periodicity")}
-    kept = fill_companions(drawn["vector"], **known)
-    assert kept.num_filled == 0
-    np.testing.assert_array_equal(kept.context_len, drawn["context_len"])
+    vector = pa.FixedSizeListArray.from_arrays(pa.array(drawn["vector"].ravel()), 20)
+    names = ("context_len", "sink_mass", "periodicity")
+    lost = window_from_table(pa.table({"vector": vector, **{name: pa.nulls(50, pa.float32()) for name in names}}))
+    assert not lost.complete.any()
+    assert (np.log(lost.context_len) >= drawn["vector"][:, 3] - 1e-4).all()
+    assert ((lost.sink_mass >= 0) & (lost.sink_mass <= 1)).all()
+    known = window_from_table(pa.table({"vector": vector, **{name: drawn[name] for name in names}}))
+    assert known.complete.all()
+    np.testing.assert_array_equal(known.context_len, drawn["context_len"])
+    np.testing.assert_array_equal(known.sink_mass, drawn["sink_mass"])

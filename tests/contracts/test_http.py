@@ -65,7 +65,9 @@ def test_classify_with_a_run(ready_client):
     body = ready_client.post("/classify", json=asked).json()
     assert body["run_id"] == RUN_ID
     assert (body["manifold"]["cluster_id"], body["manifold"]["cluster_label"]) == (3, "Cluster 3")
-    assert body["manifold"]["zone"] == ZONES[1]
+    explained = ready_client.post("/classify", json={**asked, "explain": True}).json()["manifold"]
+    assert list(explained) == [*body["manifold"], "cluster_confidence", "characteristic"]
+    assert set(explained["characteristic"]) == {"name", "value", "usual"}
 
 
 def test_companions_change_the_answer(client):

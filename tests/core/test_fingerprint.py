@@ -70,11 +70,32 @@ def test_a_broken_invariant_is_named(index, value, says):
     assert re.search(says, reasons[1])
 
 
-def test_unknown_context_length_checks_no_upper_bound():
+def test_without_a_context_length_entropies_are_bounded_by_that_of_any_context():
     vector = np.array([[0.2, 0.3, 0.5, 9.0, *[0.125] * 8, *[1.0] * 8]], dtype=np.float32)
-    assert fingerprint.valid_rows(vector).all()
-    assert fingerprint.valid_rows(vector, np.array([0])).all()
-    assert not fingerprint.valid_rows(vector, np.array([100])).any()
+    for held in (vector, np.repeat(vector, 2, axis=0)):
+        assert fingerprint.valid_rows(held).all()
+        assert fingerprint.valid_rows(held, np.zeros(len(held), dtype=int)).all()
+        assert not fingerprint.valid_rows(held, np.full(len(held), 100)).any()
+        assert fingerprint.why_invalid(held) == [None] * len(held)
+    most = np.log(fingerprint.MAX_CONTEXT_LEN)
+    for index in (3, 12, 19):
+        for value, holds in ((most, True), (most + 0.01, False), (800.0, False)):
+            broken = vector.copy()
+            broken[0, index] = value
+            [reason] = fingerprint.why_invalid(broken)
+            assert fingerprint.valid_rows(broken)[0] == (reason is None) == holds
+            assert reason is None or f"between 0 and ln {fingerprint.MAX_CONTEXT_LEN}" in reason
+
+
+@given(st.integers(0, 2**31), st.integers(0, 19), st.floats(-0.002, 0.002) | st.sampled_from([np.nan, np.inf, -1e30]))
+def test_one_row_is_judged_as_it_is_in_a_batch(seed, index, moved):
+    """The quick look at a single row decides as the definition does, on both sides of every border."""
+    drawn = draw(1, seed=seed)
+    vector = drawn.vectors.astype(np.float64)
+    vector[0, index] += moved
+    for n in (None, drawn.context_len):
+        pair = fingerprint.why_invalid(np.repeat(vector, 2, axis=0), None if n is None else np.repeat(n, 2))
+        assert fingerprint.why_invalid(vector, n) == pair[:1]
 
 
 def test_blobs_are_eighty_little_endian_bytes_and_come_back():

@@ -90,7 +90,7 @@ def test_a_row_that_breaks_the_schema_is_an_error_not_a_silence(writer):
 
 def test_the_answer_on_arrival_is_stored(writer):
     drawn = draw(6, seed=9)
-    classified = Classifier.rules().classify(
+    classified = Classifier.without_run().classify(
         drawn.vectors, context_len=drawn.context_len, sink_mass=drawn.sink_mass, periodicity=drawn.periodicity
     )
     insert(writer, wire_rows(drawn), classified=classified, run_id="2026-01-10T04-02-11")

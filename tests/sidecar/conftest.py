@@ -1,5 +1,7 @@
 import contextlib
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 from sidecar_tools import Sender, SidecarProcess
@@ -7,6 +9,8 @@ from starlette.testclient import TestClient
 
 from attn_sidecar.app import Sidecar, create_app
 from attn_sidecar.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))  # attention drawn at random
 
 LONGEST_S = 120
 """A test that hangs is ended: a WebSocket's test client waits forever."""

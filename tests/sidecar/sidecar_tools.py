@@ -20,7 +20,7 @@ from attn_core import bundle, wire
 from attn_core.classify import ClassifierArrays
 from attn_core.features import features_from_vectors
 from attn_core.fingerprint import DIM, valid_rows
-from attn_core.zones import ZONES
+from attn_core.zones import FILE_NAME, ZONES, ZoneFormulas
 
 START_US = 1_700_000_000_000_000
 INFO = wire.SourceInfo(model_id="demo-model", captured_layers=tuple(range(8)), num_heads=9)
@@ -107,6 +107,7 @@ def publish_bundle(
     seed=1,
     cluster_ids=(3, 5),
     manifest=None,
+    formulas=None,
     more=lambda _: None,
 ):
     """A real bundle over random tokens: one cluster around each half of them. `more(directory)` adds files."""
@@ -116,7 +117,6 @@ def publish_bundle(
     features = features_from_vectors(vectors, context_len=context_len, sink_mass=rows.column("sink_mass").to_numpy())
     half = num_points // 2
     of_point = np.repeat(np.array(cluster_ids, dtype=np.int32), [half, num_points - half])
-    curve = np.array([[0, 1], [0.5, 0.95]], dtype=np.float32)
 
     def write(directory):
         ClassifierArrays(
@@ -124,10 +124,9 @@ def publish_bundle(
             prototype_start=np.array([0, half], dtype=np.int32),
             cluster_ids=np.array(cluster_ids, dtype=np.int32),
             cluster_radius=np.array([0.3, 0.3], dtype=np.float32),
-            cluster_zone_lift=np.eye(5, dtype=np.float32)[[1, 3]],
-            claimed_curve=curve,
-            unclaimed_curve=curve * 0.5,
+            cluster_curve=np.array([[0, 1], [0.5, 0.95]], dtype=np.float32),
         ).save(directory / "classifier.npz")
+        (formulas or ZoneFormulas.shipped()).save(directory / FILE_NAME)
         rng = np.random.default_rng(seed)
         points = {
             "request_id": rows.column("request_id"),

@@ -1,5 +1,6 @@
-"""The batch forms of `/classify` and `/fingerprint`: the lone forms' answers, in JSON and in Arrow."""
+"""The batch forms of `/classify` and `/fingerprint`: the single forms' answers, in JSON and in Arrow."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from sidecar_tools import publish_bundle, random_rows
@@ -47,7 +48,7 @@ def opened(answer):
     return pa.ipc.open_stream(answer.content).read_all().to_pylist()
 
 
-@pytest.fixture(params=[False, True], ids=["rules", "run"])
+@pytest.fixture(params=[False, True], ids=["shipped", "run"])
 def any_client(client, settings, request):
     if request.param:
         publish_bundle(settings.discovery_dir)
@@ -57,18 +58,26 @@ def any_client(client, settings, request):
 
 def test_a_batch_is_answered_as_its_rows_are(any_client):
     rows = asked_rows()
-    lone = [any_client.post("/classify", json=row).json() for row in rows]
+    single = [any_client.post("/classify", json=row).json() for row in rows]
     body = any_client.post("/classify/batch", json={"fingerprints": rows}).json()
     assert list(body) == ["manifolds", "invalid", "schema_version", "run_id"]
-    assert (body["invalid"], body["run_id"]) == ([], lone[0]["run_id"])
-    for one, many in zip(lone, body["manifolds"], strict=True):
-        assert {**many, "confidence": 0} == {**one["manifold"], "confidence": 0}
-        assert many["confidence"] == pytest.approx(one["manifold"]["confidence"], abs=2e-5)
+    assert (body["invalid"], body["run_id"]) == ([], single[0]["run_id"])
+    for one, many in zip(single, body["manifolds"], strict=True):
+        assert many == one["manifold"]
     assert post(any_client, "/classify/batch", stream(arrow_of(rows))).json() == body
     table = opened(post(any_client, "/classify/batch", stream(arrow_of(rows)), accept=ARROW))
-    for row, many in zip(table, body["manifolds"], strict=True):
+    explained = any_client.post("/classify/batch", json={"fingerprints": rows, "explain": True}).json()["manifolds"]
+    assert [{name: one[name] for name in many} for one, many in zip(explained, body["manifolds"], strict=True)] == (
+        body["manifolds"]
+    )
+    for row, many in zip(table, explained, strict=True):
         assert (row["zone"], row["cluster_id"], row["invalid"]) == (many["zone"], many["cluster_id"], None)
-        assert row["confidence"] == pytest.approx(many["confidence"], abs=1e-6)
+        for name in ("confidence", "cluster_confidence"):
+            assert round(row[name], 6) == many[name]
+        reason = many["characteristic"]
+        assert row["characteristic"] == reason["name"]
+        assert row["characteristic_value"] == np.float32(reason["value"])
+        assert row["usual_value"] == np.float32(reason["usual"])
 
 
 def test_an_invalid_question_costs_the_others_nothing(client):
@@ -81,6 +90,7 @@ def test_an_invalid_question_costs_the_others_nothing(client):
     table = opened(post(client, "/classify/batch", stream(arrow_of(rows)), accept=ARROW))
     assert [row["zone"] is None for row in table] == [False, True, False]
     assert table[1]["invalid"] == body["invalid"][0]["detail"]
+    assert {name for name, value in table[1].items() if value is not None} == {"invalid"}
 
 
 def fingerprints(count=6):
@@ -102,7 +112,8 @@ def test_a_batch_is_stored_once(client, as_arrow):
     tokens = client.get("/requests/batch").json()["tokens"]
     assert [token["vector"] for token in tokens] == [row["vector"] for row in rows]
     assert [token["zone"] for token in tokens] == [one["zone"] for one in first.json()["manifolds"]]
-    assert [token["context_len"] for token in tokens] == [row.get("context_len") for row in rows]
+    for name in COMPANIONS:
+        assert [token[name] for token in tokens] == [row.get(name) for row in rows]
 
 
 @pytest.mark.parametrize("as_arrow", [False, True])
@@ -158,3 +169,19 @@ def test_bounds_of_a_batch(client, path):
     too_much = post(client, path, b" " * ((16 << 20) + 1), content_type="application/json")
     assert (too_much.status_code, too_much.json()["type"].rsplit(":", 1)[1]) == (413, "body-too-large")
     assert client.post(path, json={"fingerprints": [{"vector": [0.1]}]}).status_code == 422
+
+
+@pytest.mark.parametrize("as_arrow", [False, True])
+@pytest.mark.parametrize("path", ["/classify/batch", "/fingerprint/batch"])
+def test_a_context_longer_than_any_is_refused(client, path, as_arrow):
+    for context_len, status in ((2**24, (200, 201)), (2**24 + 1, (422,))):
+        rows = [{**row, "context_len": context_len} for row in fingerprints(2)]
+        if path == "/classify/batch":
+            rows = [{"vector": row["vector"], "context_len": context_len} for row in rows]
+        if as_arrow:
+            answer = post(client, path, stream(arrow_of(rows)))
+        else:
+            answer = client.post(path, json={"fingerprints": rows})
+        assert answer.status_code in status, answer.text
+    assert answer.json()["type"].endswith(":body-invalid")
+    assert str(2**24) in answer.json()["detail"] + answer.json()["mend"]

@@ -39,7 +39,7 @@ def test_everything_on_the_wire_is_stored_and_classified(sender, settings):
         "SELECT step, captured_at_us, model_id, token_id, token_text, vector, context_len, zone, cluster_id, "
         "classified_run_id FROM fingerprints ORDER BY step",
     )
-    classified = Classifier.rules().classify(
+    classified = Classifier.without_run().classify(
         wire.vectors_from_rows(rows),
         context_len=rows.column("context_len").to_numpy(),
         sink_mass=rows.column("sink_mass").to_numpy(),

@@ -122,7 +122,6 @@ def two_prototypes():
             "prototype_start": np.array([0, 1], np.int32),
             "cluster_ids": np.array([0, 1], np.int32),
             "cluster_radius": np.array([2.0, 2.0], np.float32),
-            "cluster_zone_lift": np.ones((2, 5), np.float32),
         }
     )
 

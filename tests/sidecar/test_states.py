@@ -183,7 +183,7 @@ def test_a_flood_from_one_source_delays_another_by_one_batch(tmp_path):
     def classifier():
         entered.set()
         assert gate.wait(WAIT_S)
-        return Classifier.rules()
+        return Classifier.without_run()
 
     writer = Writer(
         tmp_path / "fingerprints.db",

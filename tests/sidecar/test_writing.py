@@ -10,11 +10,11 @@ from sidecar_tools import INFO, START_US, WAIT_S, Sender, guide_vector, random_r
 from starlette.testclient import TestClient
 
 from attn_core import store, wire
-from attn_core.classify import Classifier
+from attn_core.classify import Classifier, no_clusters
 from attn_core.errors import SchemaMismatch
 from attn_sidecar.app import Sidecar, create_app
+from attn_sidecar.classification import answers_of, rows_from_values
 from attn_sidecar.health import HealthBoard
-from attn_sidecar.manifold import Manifold, Question
 from attn_sidecar.settings import Settings
 from attn_sidecar.store.jobs import ArrivedBatch, PostedFingerprint
 from attn_sidecar.store.records import preview_from_prompt
@@ -137,33 +137,6 @@ def test_a_stop_commits_what_waits_and_acknowledges_it(sidecar, settings):
     assert count == 8 * acknowledged > 0
 
 
-# The thread's own traceback is how an operator learns of the fault; here it is foreseen.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_fault_of_the_classifying_thread_is_told_and_not_waited_for(settings, sidecar, monkeypatch):
-    def fault(classifier, questions):
-        raise ZeroDivisionError
-
-    asked_again = threading.Event()
-    ail = sidecar.health.ail
-
-    def ail_late(*args, **options):
-        assert asked_again.wait(WAIT_S)  # so that the second question meets the thread while it is ending
-        ail(*args, **options)
-
-    monkeypatch.setattr("attn_sidecar.desk.manifolds", fault)
-    monkeypatch.setattr("attn_sidecar.desk.MOST_PROTOTYPES_AT_ONCE", -1)  # everything goes to the thread
-    monkeypatch.setattr(sidecar.health, "ail", ail_late)
-    with TestClient(create_app(sidecar), raise_server_exceptions=False) as client:
-        for _ in range(2):
-            answer = client.post("/classify", json={"vector": guide_vector()})
-            assert answer.status_code == 500
-            assert answer.json()["type"].endswith(":internal")
-            assert "ZeroDivision" not in answer.text
-        asked_again.set()
-        wait_for_health(sidecar, blocked=True)
-        assert client.get("/health").json()["reasons"][0].startswith("classify: ")
-
-
 def test_a_stop_drains_what_the_writer_has_taken(tmp_path):
     """Three batches wait behind a transaction under way when the stop comes: all are committed and answered."""
     entered, gate, answers = threading.Event(), threading.Event(), []
@@ -171,7 +144,7 @@ def test_a_stop_drains_what_the_writer_has_taken(tmp_path):
     def classifier():
         entered.set()
         assert gate.wait(WAIT_S)
-        return Classifier.rules()
+        return Classifier.without_run()
 
     writer = Writer(
         tmp_path / "fingerprints.db",
@@ -204,7 +177,7 @@ def test_what_is_posted_meanwhile_shares_one_transaction(tmp_path):
     def classifier():
         entered.set()
         assert gate.wait(WAIT_S)
-        return Classifier.rules()
+        return Classifier.without_run()
 
     writer = Writer(
         tmp_path / "fingerprints.db",
@@ -216,15 +189,18 @@ def test_what_is_posted_meanwhile_shares_one_transaction(tmp_path):
     )
     writer.start()
 
+    rows = rows_from_values([guide_vector()], context_len=[1500], sink_mass=[None], periodicity=[0.25])
+
     def post(key, request_id, step, run_id=None):
+        answers = answers_of(Classifier(no_clusters(), run_id=run_id), rows)
         writer.post(
             PostedFingerprint(
                 request_id=request_id,
                 step=step,
                 captured_at_us=START_US + step,
-                question=Question(vector=guide_vector(), context_len=9, sink_mass=None, periodicity=None),
-                manifold=Manifold(zone="semantic_bridge", confidence=0.5, cluster_id=step, cluster_label=None),
-                run_id=run_id,
+                rows=rows,
+                answers=answers,
+                row=0,
                 answer=lambda outcome: stored.update({key: outcome.stored}),
             )
         )
@@ -242,12 +218,14 @@ def test_what_is_posted_meanwhile_shares_one_transaction(tmp_path):
     assert [(one.num_new, one.num_repeated) for one in commits] == [(1, 0), (4, 2)]
     with contextlib.closing(sqlite3.connect(tmp_path / "fingerprints.db")) as connection:
         found = connection.execute(
-            "SELECT request_id, step, captured_at_us, cluster_id, context_len, classified_run_id FROM fingerprints "
-            "ORDER BY request_id, step"
+            "SELECT request_id, step, captured_at_us, cluster_id, context_len, sink_mass, periodicity, "
+            "classified_run_id FROM fingerprints ORDER BY request_id, step"
         ).fetchall()
     places = [("a", 0), ("a", 1), ("a", 2), ("b", 3), ("c", 4)]
     runs = {("a", 2): "2026-01-10T04-02-11"}
-    assert found == [(name, step, START_US + step, step, 9, runs.get((name, step))) for name, step in places]
+    assert found == [
+        (name, step, START_US + step, -1, 1500, None, 0.25, runs.get((name, step))) for name, step in places
+    ]
 
 
 def test_a_preview_is_the_last_user_message():

@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from attn_core.fingerprint import DIM
+from attn_core.fingerprint import DIM, MAX_CONTEXT_LEN
 from attn_core.wire import is_compressed_batch
 from attn_sidecar.admission import LATEST_INSTANT_US, MAX_ID_CHARS
 from attn_sidecar.api.problems import Problem
-from attn_sidecar.manifold import Rows
+from attn_sidecar.classification import Rows
 
 COMPANIONS = ("context_len", "sink_mass", "periodicity")
 _INT32_MAX = 2**31 - 1
 _LIMITS = {
-    "context_len": (1, _INT32_MAX),
+    "context_len": (1, MAX_CONTEXT_LEN),
     "sink_mass": (0, 1),
     "periodicity": (0, 1),
     "step": (0, _INT32_MAX),
@@ -71,8 +71,8 @@ def rows_from_table(table: pa.Table) -> Rows:
     return Rows(
         vectors=vectors,
         context_len=np.nan_to_num(values["context_len"], nan=0).astype(np.int64),
-        sink_mass=values["sink_mass"],
-        periodicity=values["periodicity"],
+        sink_mass=values["sink_mass"].astype(np.float32),
+        periodicity=values["periodicity"].astype(np.float32),
     )
 
 

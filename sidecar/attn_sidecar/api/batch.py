@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -19,18 +20,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from attn_core.bundle import SCHEMA_VERSION
-from attn_core.classify import Classified, Classifier
-from attn_core.fingerprint import DIM
-from attn_core.zones import ZONES
+from attn_core.zones import CHARACTERISTICS, ZONES
 from attn_sidecar.api.arrow_bodies import COMPANIONS, places_from_table, rows_from_table, table_from_body
 from attn_sidecar.api.asked import ARROW_STREAM
-from attn_sidecar.api.bodies import ClassifyBody, FingerprintBody, decoded
+from attn_sidecar.api.bodies import ClassifyBody, Explain, FingerprintBody, decoded, rows_from_bodies
 from attn_sidecar.api.endpoint import Endpoint
 from attn_sidecar.api.fingerprint import store
 from attn_sidecar.api.problems import vector_problem
 from attn_sidecar.api.quick import read_body
+from attn_sidecar.classification import Answers, Manifold, Rows, answers_of
 from attn_sidecar.discovery import Discovery
-from attn_sidecar.manifold import Manifold, Question, Rows, classified_rows, manifold_of
 from attn_sidecar.store.jobs import PostedFingerprint, Stored
 from attn_sidecar.store.writer import Writer
 
@@ -42,12 +41,16 @@ class ClassifyBatchBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Vectors to classify, each with what is known beside it."""
 
     fingerprints: Annotated[list[ClassifyBody], Meta(min_length=1, max_length=MAX_QUESTIONS)]
+    explain: Explain = False
+    """For all of them, whatever the single ones say."""
 
 
 class FingerprintBatchBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Fingerprints to store and classify."""
 
     fingerprints: Annotated[list[FingerprintBody], Meta(min_length=1, max_length=MAX_FINGERPRINTS)]
+    explain: Explain = False
+    """For all of them, whatever the single ones say."""
 
 
 class InvalidRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,54 +84,48 @@ def endpoints(discovery: Discovery, *, writer: Writer, now_us: Callable[[], int]
     asked_decoder = msgspec.json.Decoder(ClassifyBatchBody)
     posted_decoder = msgspec.json.Decoder(FingerprintBatchBody)
 
-    def questions(body: bytes, kind: str) -> Rows:
+    def questions(body: bytes, kind: str) -> tuple[Rows, Sequence[bool]]:
         if kind == ARROW_STREAM:
             table = table_from_body(body, needed=("vector",), also=COMPANIONS, most_rows=MAX_QUESTIONS)
-            return rows_from_table(table)
-        return _rows_from_json(decoded(body, asked_decoder, path="/classify/batch").fingerprints)
+            return rows_from_table(table), [False] * table.num_rows
+        batch = decoded(body, asked_decoder, path="/classify/batch")
+        return rows_from_bodies(batch.fingerprints, numbered=True), _explained(batch)
 
-    def posted(body: bytes, kind: str) -> tuple[Rows, list[tuple[str, int, int]]]:
+    def posted(body: bytes, kind: str) -> tuple[Rows, list[tuple[str, int, int]], Sequence[bool]]:
         if kind == ARROW_STREAM:
             needed, also = ("request_id", "step", "vector"), ("captured_at_us", *COMPANIONS)
             table = table_from_body(body, needed=needed, also=also, most_rows=MAX_FINGERPRINTS)
-            return rows_from_table(table), places_from_table(table, now_us=now_us())
-        held = decoded(body, posted_decoder, path="/fingerprint/batch").fingerprints
+            return rows_from_table(table), places_from_table(table, now_us=now_us()), [False] * table.num_rows
+        batch = decoded(body, posted_decoder, path="/fingerprint/batch")
+        held = batch.fingerprints
         now = now_us()
         places = [(f.request_id, f.step, now if f.captured_at_us is None else f.captured_at_us) for f in held]
-        return _rows_from_json(held), places
+        return rows_from_bodies(held, numbered=True), places, _explained(batch)
 
     async def classify_batch(request: Request) -> Response:
         body, kind = await read_body(
             request.scope["headers"], request.receive, also=(ARROW_STREAM,), most=MAX_BATCH_BYTES
         )
-        return await asyncio.to_thread(
-            lambda: _classified(discovery.served.classifier, questions(body, kind), as_arrow=_wants_arrow(request))
-        )
+
+        def answer() -> Response:
+            rows, explained = questions(body, kind)
+            found = answers_of(discovery.served.classifier, rows)
+            return _response(found, explained, as_arrow=_wants_arrow(request))
+
+        return await asyncio.to_thread(answer)
 
     async def add_fingerprints(request: Request) -> Response:
         body, kind = await read_body(
             request.scope["headers"], request.receive, also=(ARROW_STREAM,), most=MAX_BATCH_BYTES
         )
-        rows, places = await asyncio.to_thread(posted, body, kind)
-        classifier = discovery.served.classifier
-        classified, reasons = await asyncio.to_thread(classified_rows, classifier, rows)
-        wrong = next((i for i, reason in enumerate(reasons) if reason is not None), None)
+        rows, places, explained = await asyncio.to_thread(posted, body, kind)
+        found = await asyncio.to_thread(answers_of, discovery.served.classifier, rows)
+        wrong = next((i for i, reason in enumerate(found.invalid) if reason is not None), None)
         if wrong is not None:
-            raise vector_problem(f"row {wrong}: {reasons[wrong]}; nothing was stored")
-        jobs = await asyncio.to_thread(_jobs, rows, places, classified, classifier.run_id)
+            raise vector_problem(f"row {wrong}: {found.invalid[wrong]}; nothing was stored")
+        jobs = _jobs(rows, places, found)
         stored = [one.stored for one in await asyncio.gather(*(store(writer, job) for job in jobs))]
-        status = 201 if any(stored) else 200
-        if _wants_arrow(request):
-            columns = {"stored": pa.array(stored), **_columns(classified, reasons=None)}
-            return _arrow_response(columns, run_id=classifier.run_id, status=status)
-        answer = FingerprintBatchAnswer(
-            num_stored=sum(stored),
-            stored=stored,
-            manifolds=[manifold_of(classified, row) for row in range(len(places))],
-            schema_version=SCHEMA_VERSION,
-            run_id=classifier.run_id,
-        )
-        return Response(msgspec.json.encode(answer), status_code=status, media_type="application/json")
+        return await asyncio.to_thread(_stored_response, found, stored, explained, as_arrow=_wants_arrow(request))
 
     return [
         Endpoint(
@@ -157,70 +154,80 @@ def endpoints(discovery: Discovery, *, writer: Writer, now_us: Callable[[], int]
     ]
 
 
-def _rows_from_json(bodies: Sequence[ClassifyBody | FingerprintBody]) -> Rows:
-    for row, body in enumerate(bodies):
-        if len(body.vector) != DIM:
-            raise vector_problem(f"row {row}: vector has {len(body.vector)} numbers; a fingerprint has {DIM}")
-    with np.errstate(over="ignore"):
-        vectors = np.array([body.vector for body in bodies], dtype=np.float64).astype(np.float32)
-    return Rows(
-        vectors=vectors,
-        context_len=np.array([body.context_len or 0 for body in bodies], dtype=np.int64),
-        sink_mass=np.array([np.nan if body.sink_mass is None else body.sink_mass for body in bodies]),
-        periodicity=np.array([np.nan if body.periodicity is None else body.periodicity for body in bodies]),
-    )
+def _explained(batch: ClassifyBatchBody | FingerprintBatchBody) -> list[bool]:
+    return [batch.explain or one.explain for one in batch.fingerprints]
 
 
-def _classified(classifier: Classifier, rows: Rows, *, as_arrow: bool) -> Response:
-    classified, reasons = classified_rows(classifier, rows)
+def _response(found: Answers, explained: Sequence[bool], *, as_arrow: bool) -> Response:
     if as_arrow:
-        return _arrow_response(_columns(classified, reasons=reasons), run_id=classifier.run_id, status=200)
+        columns = {**_columns(found), "invalid": pa.array(found.invalid, pa.string())}
+        return _arrow_response(columns, run_id=found.run_id, status=200)
     answer = ClassifyBatchAnswer(
-        manifolds=[manifold_of(classified, i) if reason is None else None for i, reason in enumerate(reasons)],
-        invalid=[InvalidRow(row=i, detail=reason) for i, reason in enumerate(reasons) if reason is not None],
+        manifolds=[
+            found.manifold(i, explain=explain) if reason is None else None
+            for i, (reason, explain) in enumerate(zip(found.invalid, explained, strict=True))
+        ],
+        invalid=[InvalidRow(row=i, detail=reason) for i, reason in enumerate(found.invalid) if reason is not None],
         schema_version=SCHEMA_VERSION,
-        run_id=classifier.run_id,
+        run_id=found.run_id,
     )
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
+def _stored_response(found: Answers, stored: list[bool], explained: Sequence[bool], *, as_arrow: bool) -> Response:
+    status = 201 if any(stored) else 200
+    if as_arrow:
+        return _arrow_response({"stored": pa.array(stored), **_columns(found)}, run_id=found.run_id, status=status)
+    answer = FingerprintBatchAnswer(
+        num_stored=sum(stored),
+        stored=stored,
+        manifolds=[found.manifold(row, explain=explain) for row, explain in enumerate(explained)],
+        schema_version=SCHEMA_VERSION,
+        run_id=found.run_id,
+    )
+    return Response(msgspec.json.encode(answer), status_code=status, media_type="application/json")
+
+
 def _jobs(
-    rows: Rows, places: Sequence[tuple[str, int, int]], classified: Classified, run_id: str | None
+    rows: Rows, places: Sequence[tuple[str, int, int]], found: Answers
 ) -> list[Callable[[Callable[[Stored | Exception], None]], PostedFingerprint]]:
-    def job(i: int, answer: Callable[[Stored | Exception], None]) -> PostedFingerprint:
-        sink, period, n = float(rows.sink_mass[i]), float(rows.periodicity[i]), int(rows.context_len[i])
-        request_id, step, at_us = places[i]
-        question = Question(
-            vector=rows.vectors[i].tolist(),
-            context_len=n or None,
-            sink_mass=None if np.isnan(sink) else sink,
-            periodicity=None if np.isnan(period) else period,
-        )
+    def job(row: int, answer: Callable[[Stored | Exception], None]) -> PostedFingerprint:
+        request_id, step, at_us = places[row]
         return PostedFingerprint(
             request_id=request_id,
             step=step,
             captured_at_us=at_us,
-            question=question,
-            manifold=manifold_of(classified, i),
-            run_id=run_id,
+            rows=rows,
+            answers=found,
+            row=row,
             answer=answer,
         )
 
-    return [lambda answer, i=i: job(i, answer) for i in range(len(places))]  # type: ignore[misc]
+    return [partial(job, row) for row in range(len(places))]
 
 
 def _wants_arrow(request: Request) -> bool:
     return ARROW_STREAM in request.headers.get("accept", "")
 
 
-def _columns(classified: Classified, *, reasons: Sequence[str | None] | None) -> dict[str, pa.Array]:
-    wrong = np.array([reason is not None for reason in reasons], dtype=np.bool_) if reasons is not None else None
-    columns = {
+def _columns(found: Answers) -> dict[str, pa.Array]:
+    """The answers by columns, null where a row is invalid."""
+    classified = found.classified
+    wrong = np.array([reason is not None for reason in found.invalid], dtype=np.bool_)
+    reasons = [found.characteristic(row, zone=int(zone)) for row, zone in enumerate(classified.zone_index)]
+    names = np.array([CHARACTERISTICS.index(reason.name) for reason in reasons], dtype=np.int8)
+    value, usual = (
+        np.array([getattr(reason, name) for reason in reasons], dtype=np.float32) for name in ("value", "usual")
+    )
+    return {
         "zone": pa.DictionaryArray.from_arrays(pa.array(classified.zone_index, mask=wrong), pa.array(ZONES)),
         "confidence": pa.array(classified.confidence, mask=wrong),
         "cluster_id": pa.array(classified.cluster_id, mask=wrong),
+        "cluster_confidence": pa.array(classified.cluster_confidence, mask=wrong),
+        "characteristic": pa.DictionaryArray.from_arrays(pa.array(names, mask=wrong), pa.array(CHARACTERISTICS)),
+        "characteristic_value": pa.array(value, mask=wrong),
+        "usual_value": pa.array(usual, mask=wrong),
     }
-    return columns if reasons is None else {**columns, "invalid": pa.array(reasons, pa.string())}
 
 
 def _arrow_response(columns: dict[str, Any], *, run_id: str | None, status: int) -> Response:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from attn_core.fingerprint import DIM
+from attn_core.fingerprint import DIM, MAX_CONTEXT_LEN
 from attn_sidecar.admission import LATEST_INSTANT_US, MAX_ID_CHARS
 from attn_sidecar.api.problems import Problem, vector_problem
 from attn_sidecar.api.quick import JSON_HINT
-from attn_sidecar.manifold import Question
+from attn_sidecar.classification import Rows, rows_from_values
 
 _INT32_MAX = 2**31 - 1
 
@@ -22,8 +23,9 @@ Vector = Annotated[
         extra_json_schema={"minItems": DIM, "maxItems": DIM},
     ),
 ]
-ContextLen = Annotated[int, Meta(ge=1, le=_INT32_MAX, description="Positions attended over, n.")]
+ContextLen = Annotated[int, Meta(ge=1, le=MAX_CONTEXT_LEN, description="Positions attended over, n.")]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Explain = Annotated[bool, Meta(description="Whether the answer says what made the zone, and how sure the cluster is.")]
 
 
 class ClassifyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,6 +35,7 @@ class ClassifyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     context_len: ContextLen | None = None
     sink_mass: Share | None = None
     periodicity: Share | None = None
+    explain: Explain = False
 
 
 class FingerprintBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,6 +48,7 @@ class FingerprintBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     context_len: ContextLen | None = None
     sink_mass: Share | None = None
     periodicity: Share | None = None
+    explain: Explain = False
 
 
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -72,10 +76,15 @@ def decoded(raw: bytes, decoder: msgspec.json.Decoder[Body], *, path: str) -> Bo
         ) from error
 
 
-def question_from_body(body: ClassifyBody | FingerprintBody) -> Question:
-    """The body's vector and companions; raises `Problem` 422 where it has not 20 numbers."""
-    if len(body.vector) != DIM:
-        raise vector_problem(f"vector has {len(body.vector)} numbers; a fingerprint has {DIM}")
-    return Question(
-        vector=body.vector, context_len=body.context_len, sink_mass=body.sink_mass, periodicity=body.periodicity
+def rows_from_bodies(bodies: Sequence[ClassifyBody | FingerprintBody], *, numbered: bool) -> Rows:
+    """A row each; raises `Problem` 422 where a vector has not 20 numbers, with its row where they are `numbered`."""
+    for row, body in enumerate(bodies):
+        if len(body.vector) != DIM:
+            where = f"row {row}: " if numbered else ""
+            raise vector_problem(f"{where}vector has {len(body.vector)} numbers; a fingerprint has {DIM}")
+    return rows_from_values(
+        [body.vector for body in bodies],
+        context_len=[body.context_len for body in bodies],
+        sink_mass=[body.sink_mass for body in bodies],
+        periodicity=[body.periodicity for body in bodies],
     )

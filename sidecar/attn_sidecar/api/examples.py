@@ -10,7 +10,14 @@ _VECTOR = [
     *(1.4, 1.9, 2.2, 2.4, 2.3, 2.0, 1.8, 1.6),
 ]
 _KNOWN = {"context_len": 240, "sink_mass": 0.31, "periodicity": 0.2}
-_MANIFOLD = {"zone": "semantic_bridge", "confidence": 0.85, "cluster_id": 3, "cluster_label": "Cluster 3"}
+_MANIFOLD = {
+    "zone": "semantic_bridge",
+    "confidence": 0.85,
+    "cluster_id": 3,
+    "cluster_label": "Cluster 3",
+    "cluster_confidence": 0.92,
+    "characteristic": {"name": "mid_share", "value": 0.41, "usual": 0.22},
+}
 _RUN_ID = "2026-01-10T04-02-11"
 _HOUR = "2026-01-10T04:00Z"
 _REQUEST = {

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import msgspec
 
 from attn_core.bundle import SCHEMA_VERSION
-from attn_sidecar.api.bodies import FingerprintBody, decoded, question_from_body
+from attn_sidecar.api.bodies import FingerprintBody, decoded, rows_from_bodies
 from attn_sidecar.api.endpoint import Endpoint
 from attn_sidecar.api.quick import on_the_long_way
-from attn_sidecar.desk import ClassifyDesk
-from attn_sidecar.manifold import Manifold
+from attn_sidecar.classification import Manifold, one_answer
+from attn_sidecar.discovery import Discovery
 from attn_sidecar.store.jobs import PostedFingerprint, Stored
 from attn_sidecar.store.writer import Writer
 
@@ -28,23 +28,23 @@ class FingerprintAnswer(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str | None
 
 
-def endpoints(writer: Writer, *, desk: ClassifyDesk, now_us: Callable[[], int]) -> list[Endpoint]:
-    """The endpoint, classifying at this desk, storing through this writer."""
+def endpoints(writer: Writer, *, discovery: Discovery, now_us: Callable[[], int]) -> list[Endpoint]:
+    """The endpoint, classifying with the served run on the event loop, storing through this writer."""
     decoder = msgspec.json.Decoder(FingerprintBody)
 
     async def add_fingerprint(raw: bytes) -> tuple[int, bytes]:
         body = decoded(raw, decoder, path="/fingerprint")
-        question = question_from_body(body)
-        manifold, run_id = desk.at_once(question) or await desk.classify(question)
+        rows = rows_from_bodies([body], numbered=False)
+        found = one_answer(discovery.served.classifier, rows)
         stored = await store(
             writer,
             lambda answer: PostedFingerprint(
                 request_id=body.request_id,
                 step=body.step,
                 captured_at_us=now_us() if body.captured_at_us is None else body.captured_at_us,
-                question=question,
-                manifold=manifold,
-                run_id=run_id,
+                rows=rows,
+                answers=found,
+                row=0,
                 answer=answer,
             ),
         )
@@ -52,9 +52,9 @@ def endpoints(writer: Writer, *, desk: ClassifyDesk, now_us: Callable[[], int]) 
             stored=stored.stored,
             request_id=body.request_id,
             step=body.step,
-            manifold=manifold,
+            manifold=found.manifold(0, explain=body.explain),
             schema_version=SCHEMA_VERSION,
-            run_id=run_id,
+            run_id=found.run_id,
         )
         return 201 if stored.stored else 200, msgspec.json.encode(answer)
 

@@ -88,7 +88,7 @@ def vector_problem(reason: str) -> Problem:
         title="The vector is no fingerprint",
         detail=reason,
         mend=f"{DIM} finite numbers: masses (0-2) and histogram (4-11) each sum to 1 within {SUM_TOLERANCE}, entropies "
-        "(3, 12-19) in nats, at least 0 and at most ln(context_len)",
+        "(3, 12-19) in nats, at least 0 and at most ln(context_len), or ln(2^24) where context_len is not known",
     )
 
 

@@ -93,7 +93,7 @@ def check_bundle(settings: Settings, *, now_us: int, model: str | None) -> list[
     folder = settings.discovery_dir
     if latest_run_id(folder) is None:
         to_do = "run discovery: attn-discover --db DB --output DIR, or dagster dev; check --discovery-dir"
-        return [warning("bundle.verifies", f"no run is published in {folder}: zones come from the rules", to_do)]
+        return [warning("bundle.verifies", f"no run is in {folder}: zones come from the shipped formula", to_do)]
     try:
         bundle = open_bundle(folder / LATEST)
     except BundleError as error:

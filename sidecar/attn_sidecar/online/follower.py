@@ -191,7 +191,8 @@ class OnlineFollower:
                 continue
             rows_taken = rows.take(pa.array(chosen))
             features = features_from_vectors(
-                vectors_from_rows(rows_taken),
+                # A copy, as for classifying: Numba compiles anew for arrays that cannot be written to.
+                vectors_from_rows(rows_taken).copy(),
                 context_len=rows_taken.column("context_len").to_numpy(zero_copy_only=False),
                 sink_mass=rows_taken.column("sink_mass").to_numpy(zero_copy_only=False),
             )

@@ -14,7 +14,7 @@ from attn_core.fingerprint import DIM
 from attn_core.store import HOUR_US
 from attn_core.zones import ZONES
 from attn_sidecar.store.reader import QUERY_S, Reader
-from attn_sidecar.store.records import RECORD_COLUMNS, Token, token_from_row
+from attn_sidecar.store.records import Token
 
 _WORDS_BEFORE, _WORDS_AFTER = 16, 6
 _RUN_COLUMNS = (
@@ -91,8 +91,8 @@ class TokenInText:
 
 def token_in_text(reader: Reader, *, request_id: str, step: int) -> TokenInText | None:
     """One token with the words before it (of the answer, then of the prompt) and after it; None where it is gone."""
-    sql = f"SELECT {RECORD_COLUMNS} FROM fingerprints WHERE request_id = ? AND step BETWEEN ? AND ? ORDER BY step"  # noqa: S608
-    near = [token_from_row(row) for row in reader.rows(sql, request_id, step - _WORDS_BEFORE, step + _WORDS_AFTER)]
+    condition = "request_id = ? AND step BETWEEN ? AND ? ORDER BY step"
+    near = reader.tokens(condition, request_id, step - _WORDS_BEFORE, step + _WORDS_AFTER)
     token = next((one for one in near if one.step == step), None)
     if token is None:
         return None

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from attn_core.classify import Classified
 from attn_core.wire import FINGERPRINTS, Batch
-from attn_sidecar.manifold import Manifold, Question
+from attn_sidecar.classification import Answers, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +36,11 @@ class PostedFingerprint:
     request_id: str
     step: int
     captured_at_us: int
-    question: Question
-    manifold: Manifold
-    run_id: str | None
-    """The run that classified it."""
+    rows: Rows
+    answers: Answers
+    """Of the same rows."""
+    row: int
+    """Which of the rows it is."""
     answer: Callable[[Stored | Exception], None]
     """Called on the writing thread, after the commit or its failure."""
 
@@ -64,13 +65,16 @@ def rows_from_posted(posted: Sequence[PostedFingerprint]) -> pa.RecordBatch:
         "request_id": [one.request_id for one in posted],
         "step": [one.step for one in posted],
         "captured_at_us": [one.captured_at_us for one in posted],
-        "vector": [one.question.vector for one in posted],
-        "context_len": [one.question.context_len for one in posted],
-        "sink_mass": [one.question.sink_mass for one in posted],
-        "periodicity": [one.question.periodicity for one in posted],
+        "vector": [one.rows.vectors[one.row] for one in posted],
+        "context_len": [int(one.rows.context_len[one.row]) or None for one in posted],
+        "sink_mass": [float(one.rows.sink_mass[one.row]) for one in posted],
+        "periodicity": [float(one.rows.periodicity[one.row]) for one in posted],
     }
     arrays = [
-        pa.array(said[field.name], type=field.type) if field.name in said else pa.nulls(len(posted), field.type)
+        # What is NaN among the companions was not said, and is null in the store.
+        pa.array(said[field.name], type=field.type, from_pandas=True)
+        if field.name in said
+        else pa.nulls(len(posted), field.type)
         for field in FINGERPRINTS
     ]
     return pa.RecordBatch.from_arrays(arrays, names=FINGERPRINTS.names)

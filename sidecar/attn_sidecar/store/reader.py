@@ -10,11 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from attn_core.classify import Classifier
 from attn_core.errors import QueryTooLong, StoreError
 from attn_core.store import max_id, open_reader
 from attn_sidecar.store.access import identity
@@ -26,7 +28,7 @@ from attn_sidecar.store.records import (
     RequestSummary,
     Token,
     preview_from_prompt,
-    token_from_row,
+    tokens_from_rows,
 )
 
 _NUM_THREADS = 2
@@ -40,8 +42,12 @@ Answer = TypeVar("Answer")
 class Reader:
     """One read-only connection. Methods raise `StoreError` where the database cannot be read."""
 
-    def __init__(self, path: Path, *, privacy: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, privacy: bool = False, classifier: Callable[[], Classifier] = Classifier.without_run
+    ) -> None:
+        """`classifier` is the served one, which says what made a token's zone."""
         self._path = path
+        self._classifier = classifier
         self._file = identity(path)
         self._connection = open_reader(path)
         if privacy:
@@ -74,6 +80,11 @@ class Reader:
             if end_s is not None:
                 self._connection.set_progress_handler(None, 0)
 
+    def tokens(self, condition: str, *values: object) -> list[Token]:
+        """The tokens for which this SQL holds, in the order and number that it says; raises `StoreError`."""
+        rows = self.rows(f"SELECT {RECORD_COLUMNS} FROM fingerprints WHERE {condition}", *values)  # noqa: S608
+        return tokens_from_rows(rows, classifier=self._classifier())
+
     def newest_id(self) -> int:
         """The id of the newest token, 0 in an empty store: the cursor of `/events`."""
         try:
@@ -87,8 +98,7 @@ class Reader:
 
     def tokens_between(self, *, after_id: int, up_to_id: int, limit: int) -> list[Token]:
         """At most `limit` tokens with after_id < id <= up_to_id, by id."""
-        sql = f"SELECT {RECORD_COLUMNS} FROM fingerprints WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"  # noqa: S608
-        return [token_from_row(row) for row in self.rows(sql, after_id, up_to_id, limit)]
+        return self.tokens("id > ? AND id <= ? ORDER BY id LIMIT ?", after_id, up_to_id, limit)
 
     def zone_counts_between(self, *, after_id: int, up_to_id: int) -> Counter[str]:
         """Tokens by zone with after_id < id <= up_to_id."""
@@ -128,10 +138,7 @@ class Reader:
         columns = [name for name in RequestDetail.__struct_fields__ if name not in ("tokens", "next_step")]
         rows = self.rows(f"SELECT {', '.join(columns)} FROM requests WHERE request_id = ?", request_id)  # noqa: S608
         most = -1 if max_tokens < 0 else max_tokens + 1
-        token_sql = (
-            f"SELECT {RECORD_COLUMNS} FROM fingerprints WHERE request_id = ? AND step >= ? ORDER BY step LIMIT ?"  # noqa: S608
-        )
-        tokens = [token_from_row(row) for row in self.rows(token_sql, request_id, from_step, most)]
+        tokens = self.tokens("request_id = ? AND step >= ? ORDER BY step LIMIT ?", request_id, from_step, most)
         if not rows and not tokens:
             return None
         next_step = tokens[max_tokens].step if 0 <= max_tokens < len(tokens) else None
@@ -151,9 +158,11 @@ class Reader:
 class ReadPool:
     """A few reading threads, each with its own connection, for the event loop to await."""
 
-    def __init__(self, path: Path, *, privacy: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, privacy: bool = False, classifier: Callable[[], Classifier] = Classifier.without_run
+    ) -> None:
         self._path = path
-        self._privacy = privacy
+        self._open = partial(Reader, path, privacy=privacy, classifier=classifier)
         self._local = threading.local()
         self._readers: list[Reader] = []
         self._executor = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="attn-reader")
@@ -165,7 +174,7 @@ class ReadPool:
     def _answer(self, question: Callable[[Reader], Answer]) -> Answer:
         reader: Reader | None = getattr(self._local, "reader", None)
         if reader is None:
-            reader = self._local.reader = Reader(self._path, privacy=self._privacy)
+            reader = self._local.reader = self._open()
             self._readers.append(reader)
         elif not reader.is_current():
             self._drop(reader)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
+
+from attn_core.classify import Classifier
+from attn_core.fingerprint import vectors_from_blobs
+from attn_core.zones import ZONES
+from attn_sidecar.classification import Characteristic, Rows, answers_of
 
 PREVIEW_CHARACTERS = 120
 _HAS_ZONE = (
@@ -38,6 +44,8 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     topk_positions: list[int] | None
     topk_probs: list[float] | None
     residual_mass: float | None
+    characteristic: Characteristic | None
+    """What speaks most for `zone`, by the served formula of the token's model; null where there is no zone."""
 
 
 RECORD_COLUMNS = (
@@ -129,11 +137,36 @@ def preview_from_prompt(token_texts: str | None, spans: str | None) -> str | Non
     return "".join(texts[:PREVIEW_CHARACTERS]).strip()[:PREVIEW_CHARACTERS]
 
 
-def token_from_row(row: tuple[object, ...]) -> Token:
-    """A `Token` from the columns of `RECORD_COLUMNS`."""
-    values = dict(zip(Token.__struct_fields__, row, strict=True))
-    for name, dtype in (("vector", "<f4"), ("topk_positions", "<i4"), ("topk_probs", "<f4")):
-        blob = values[name]
-        if isinstance(blob, bytes):
-            values[name] = np.frombuffer(blob, dtype=dtype).tolist()
-    return Token(**values)  # type: ignore[arg-type]
+def tokens_from_rows(rows: Sequence[tuple[Any, ...]], *, classifier: Classifier) -> list[Token]:
+    """A `Token` for each row of the columns of `RECORD_COLUMNS`, in order."""
+    columns = [name for name in Token.__struct_fields__ if name != "characteristic"]
+    records = [dict(zip(columns, row, strict=True)) for row in rows]
+    reasons = _characteristics(records, classifier)
+    for record in records:
+        for name, dtype in (("vector", "<f4"), ("topk_positions", "<i4"), ("topk_probs", "<f4")):
+            if record[name] is not None:
+                record[name] = np.frombuffer(record[name], dtype=dtype).tolist()
+    return [Token(**record, characteristic=reason) for record, reason in zip(records, reasons, strict=True)]
+
+
+def _characteristics(records: Sequence[dict[str, Any]], classifier: Classifier) -> list[Characteristic | None]:
+    """What speaks most for the zone that each token was given on arrival; None where it has none that is known."""
+    found: list[Characteristic | None] = [None] * len(records)
+    by_model: dict[str | None, list[int]] = {}
+    for i, record in enumerate(records):
+        if record["zone"] in ZONES:
+            by_model.setdefault(record["model_id"], []).append(i)
+    for model_id, members in by_model.items():
+        those = [records[i] for i in members]
+        rows = Rows(
+            vectors=vectors_from_blobs([one["vector"] for one in those]).copy(),
+            context_len=np.array([one["context_len"] or 0 for one in those], dtype=np.int64),
+            # NumPy makes NaN of None.
+            sink_mass=np.array([one["sink_mass"] for one in those], dtype=np.float32),
+            periodicity=np.array([one["periodicity"] for one in those], dtype=np.float32),
+        )
+        answers = answers_of(classifier, rows, model_id=model_id)
+        for row, i in enumerate(members):
+            if answers.invalid[row] is None:
+                found[i] = answers.characteristic(row, zone=ZONES.index(records[i]["zone"]))
+    return found

@@ -14,7 +14,6 @@ from attn_core.classify import Classified, Classifier
 from attn_core.insertion import LaidOut, lay_out
 from attn_core.store import insert_fingerprints, max_id, record_source, upsert_requests
 from attn_core.wire import Batch, vectors_from_rows
-from attn_core.zones import ZONES
 from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint, Stored, rows_from_posted
 
 
@@ -47,7 +46,7 @@ def prepare(jobs: Sequence[ArrivedBatch | PostedFingerprint], *, classifier: Cla
     tokens = []
     for model_id, parts in by_model.items():
         rows = pa.concat_batches(parts) if len(parts) > 1 else parts[0]
-        tokens.append((model_id, rows, _classify(classifier, rows)))
+        tokens.append((model_id, rows, _classify(classifier, rows, model_id=model_id)))
     return PreparedGroup(
         run_id=classifier.run_id,
         now_us=now_us,
@@ -59,12 +58,14 @@ def prepare(jobs: Sequence[ArrivedBatch | PostedFingerprint], *, classifier: Cla
     )
 
 
-def _classify(classifier: Classifier, rows: pa.RecordBatch) -> Classified:
+def _classify(classifier: Classifier, rows: pa.RecordBatch, *, model_id: str) -> Classified:
     return classifier.classify(
-        vectors_from_rows(rows),
+        # A copy: of arrays that cannot be written to Numba makes machine code of its own, which takes seconds.
+        vectors_from_rows(rows).copy(),
         context_len=rows.column("context_len").to_numpy(zero_copy_only=False),
         sink_mass=rows.column("sink_mass").to_numpy(zero_copy_only=False),
         periodicity=rows.column("periodicity").to_numpy(zero_copy_only=False),
+        model_id=model_id,
     )
 
 
@@ -145,21 +146,26 @@ def _insert_posted(connection: sqlite3.Connection, posted: Sequence[PostedFinger
     by_run: dict[str | None, list[PostedFingerprint]] = {}
     for one, is_new in zip(posted, stored, strict=True):
         if is_new:
-            by_run.setdefault(one.run_id, []).append(one)
+            by_run.setdefault(one.answers.run_id, []).append(one)
     for run_id, those in by_run.items():
         insert_fingerprints(
             connection,
             rows_from_posted(those),
             model_id=None,
             stored_at_us=now_us,
-            classified=Classified(
-                zone_index=np.array([ZONES.index(one.manifold.zone) for one in those], dtype=np.int8),
-                confidence=np.array([one.manifold.confidence for one in those], dtype=np.float32),
-                cluster_id=np.array([one.manifold.cluster_id for one in those], dtype=np.int32),
-            ),
+            classified=_answers_to(those),
             run_id=run_id,
         )
     return stored
+
+
+def _answers_to(posted: Sequence[PostedFingerprint]) -> Classified:
+    """The answers given to these, one after another; the store keeps no evidence."""
+    given = {
+        name: np.array([getattr(one.answers.classified, name)[one.row] for one in posted])
+        for name in ("zone_index", "confidence", "cluster_id", "cluster_confidence")
+    }
+    return Classified(**given, evidence=np.empty((0, 0), dtype=np.float32))
 
 
 def _are_new(connection: sqlite3.Connection, posted: Sequence[PostedFingerprint]) -> list[bool]:

@@ -1,0 +1,521 @@
+"""Compiled loops over fingerprints: sink taken out, features, zone evidence, scores, nearest cluster.
+
+Every loop works through one row at a time and nothing is shared between rows: a row's answer has the same bytes alone
+and in a batch, on one thread and on many. `attn_core.zones` says what the numbers mean, `attn_core.classify` is the
+interface; tests hold these loops against the definition written out in NumPy. Imported only where rows are classified:
+Numba takes about a second to load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil, exp, floor, inf, isnan, log, sqrt
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from attn_core.fingerprint import ENTROPY, HISTOGRAM_EDGES, LOCAL_END, MID_END, NUM_BINS, SINK_POSITIONS, SUM_TOLERANCE
+from attn_core.zones import (
+    DECISIVE,
+    EVENNESS,
+    HEADS,
+    LOCAL,
+    LONG,
+    LONG_LEAST_CONTEXT,
+    LONG_LEAST_SHARE,
+    MID,
+    MUST,
+    N_COLUMN,
+    NUM_EVIDENCE,
+    PERIODICITY,
+    RANKS,
+    RIPPLE_LEAST,
+    USUAL,
+    USUAL_CAPS,
+    VALUES,
+    Z_LIMIT,
+    Z,
+)
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I32 = npt.NDArray[np.int32]
+Loop = TypeVar("Loop", bound=Callable[..., Any])
+
+NUM_FEATURES = 21
+TILE = 128
+"""Prototypes whose distances are kept together in a core's first cache."""
+_HISTOGRAM_0 = 4
+_LAYER_0 = 12
+_TINY = 1e-6
+_MASS_EDGES = (0, LOCAL_END, MID_END)
+_LEAST_MASS = 1e-3
+"""Below this mass beyond the sink its shares are float32's rounding: the token looked at the sink alone."""
+_SHARE_EDGE = 1e-3
+"""Shares are held this far from 0 and 1 before their log-odds are taken."""
+_SEEN = 1e-4
+"""A distance class with more mass than this holds a position: the context reaches it."""
+_NUM_LENGTHS, _NUM_SINKS = 3, 3
+_SINK_PARTS = (0.7, 0.55, 0.2)
+_SINK_WEIGHTS = (0.4, 0.4, 0.2)
+"""What the sink could hold of the farthest class's mass where it is not known, and how likely each is."""
+_TOLERANCE = 1e-6
+_NUM_ZONES = 5
+
+
+class Formula(NamedTuple):
+    """The numbers of `attn_core.zones.ZoneFormula` as the loops take them."""
+
+    first_ln_n: float
+    ln_n_step: float
+    mean: F64
+    """[5, k] of each characteristic at the knots; shares as log-odds."""
+    spread: F64
+    slope: F64
+    """[6], a row of `attn_core.zones.OWN` each."""
+    hinge_slope: F64
+    hinge: F64
+    bias: F64
+    head_slope: F64
+    margin: F64
+    """[t], ascending."""
+    chance: F64
+
+
+class Clusters(NamedTuple):
+    """The arrays of `attn_core.classify.ClassifierArrays` as the loops take them."""
+
+    columns: F32
+    """[21, p], p a multiple of `TILE`: the prototypes, those of no cluster last, then padding."""
+    half_norm: F32
+    """[p], half of each squared length; infinite for padding."""
+    rows: F32
+    """[p, 21], the same prototypes by rows."""
+    cluster: I32
+    """[p], the cluster's place in `radius`, -1 for prototypes of no cluster."""
+    radius: F32
+    ids: I32
+    depth: F64
+    """[t], ascending."""
+    chance: F64
+    """[t], at this depth inside its cluster."""
+    unclaimed_chance: float
+
+
+def compiled(loop: Loop) -> Loop:
+    """The loop as machine code that releases the interpreter's lock, kept on disk where that can be written."""
+    try:
+        made: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(loop)
+    except RuntimeError:
+        # Numba finds no folder to write to: compiled anew in each process, then.
+        made = numba.njit(nogil=True, error_model="numpy")(loop)
+    return cast(Loop, made)
+
+
+def writable(values: npt.ArrayLike, dtype: type[np.floating[Any]]) -> npt.NDArray[Any]:
+    """The values as an array of this type that lies in one piece and may be written to.
+
+    The loops write to none of them, but Numba compiles anew for an array that may not be written to.
+    """
+    return np.require(values, dtype=dtype, requirements=("C", "W"))
+
+
+@compiled
+def _take_sink(masses: F64, edges: tuple[int, ...], n: float, sink: float) -> float:
+    """Remove the sink's mass from the classes that positions 0..3 fall into, farthest first, and renormalise in place.
+
+    Returns the mass that was left; the classes are all 0 where that is rounding alone.
+    """
+    remaining = sink
+    for position in range(SINK_POSITIONS):
+        distance = n - 1 - position
+        if distance < 0:
+            break
+        place = 0
+        for k in range(1, len(edges)):
+            if distance >= edges[k]:
+                place = k
+        take = min(remaining, masses[place])
+        masses[place] -= take
+        remaining -= take
+    total = 0.0
+    for k in range(len(masses)):
+        total += masses[k]
+    for k in range(len(masses)):
+        masses[k] = masses[k] / total if total > _LEAST_MASS else 0.0
+    return total
+
+
+@compiled
+def _evenness(entropy: float, n: float, sink: float) -> float:
+    """Entropy beyond the sink over ln(n - 4), 0..1.
+
+    Chain rule: H = h(s) + s H_sink + (1 - s) H_free, h the binary entropy. H_sink is close to 0 in the models seen
+    (position 0 holds nearly all of the sink), so H_free is what remains, bounded by its maximum.
+    """
+    free = 1.0 - sink
+    binary = -(sink * log(max(sink, _TINY)) + free * log(max(free, _TINY)))
+    most = log(max(n - SINK_POSITIONS, 1.0))
+    if most <= 0.0:
+        return 0.0
+    return min(max((entropy - binary) / max(free, _TINY), 0.0), most) / most
+
+
+@compiled
+def sink_free_row(vector: F32, n: float, sink: float, shares: F64, histogram: F64) -> tuple[float, float]:
+    """Fill `shares` [3] and `histogram` [8] beyond the sink; returns the evenness and the mass beyond the sink."""
+    for k in range(3):
+        shares[k] = vector[k]
+    for k in range(NUM_BINS):
+        histogram[k] = vector[_HISTOGRAM_0 + k]
+    left = _take_sink(shares, _MASS_EDGES, n, sink)
+    _take_sink(histogram, HISTOGRAM_EDGES, n, sink)
+    return _evenness(vector[ENTROPY], n, sink), left
+
+
+@compiled
+def features_row(vector: F32, n: float, sink: float, shares: F64, histogram: F64, evenness: float, out: F32) -> None:
+    """Fill `out` [21] with the feature space of `attn_core.features`."""
+    for k in range(3):
+        out[k] = sqrt(min(max(shares[k], 0.0), 1.0))
+    for k in range(NUM_BINS):
+        out[3 + k] = sqrt(min(max(histogram[k], 0.0), 1.0))
+    out[11] = sqrt(sink)
+    out[12] = evenness
+    ln_n = log(n) if n > 1.0 else 0.0
+    for k in range(8):
+        out[13 + k] = min(max(vector[_LAYER_0 + k] / ln_n, 0.0), 1.0) if ln_n > 0.0 else 0.0
+
+
+@compiled
+def features_rows(vectors: F32, context_len: F64, sink_mass: F64, out: F32) -> None:
+    """`features_row` of m rows with all companions known: `out` is [m, 21]."""
+    shares, histogram = np.empty(3), np.empty(NUM_BINS)
+    for i in range(len(vectors)):
+        n, sink = max(context_len[i], 1.0), min(max(sink_mass[i], 0.0), 1.0)
+        evenness, _ = sink_free_row(vectors[i], n, sink, shares, histogram)
+        features_row(vectors[i], n, sink, shares, histogram, evenness, out[i])
+
+
+@compiled
+def sink_free_rows(
+    vectors: F32, context_len: F64, sink_mass: F64, shares: F64, histogram: F64, evenness: F64, left: F64
+) -> None:
+    """`sink_free_row` of m rows: `shares` [m, 3], `histogram` [m, 8], `evenness` and `left` [m]."""
+    for i in range(len(vectors)):
+        n, sink = max(context_len[i], 1.0), min(max(sink_mass[i], 0.0), 1.0)
+        evenness[i], left[i] = sink_free_row(vectors[i], n, sink, shares[i], histogram[i])
+
+
+@compiled
+def _log_odds(share: float) -> float:
+    inside = min(max(share, _SHARE_EDGE), 1.0 - _SHARE_EDGE)
+    return float(log(inside / (1.0 - inside)))
+
+
+@compiled
+def _interpolated(x: float, xs: F64, ys: F64) -> float:
+    """As `np.interp`: the ends hold beyond them."""
+    if x <= xs[0]:
+        return ys[0]
+    last = len(xs) - 1
+    if x >= xs[last]:
+        return ys[last]
+    low, high = 0, last
+    while high - low > 1:
+        middle = (low + high) // 2
+        if xs[middle] <= x:
+            low = middle
+        else:
+            high = middle
+    return ys[low] + (ys[high] - ys[low]) * (x - xs[low]) / (xs[high] - xs[low])
+
+
+@compiled
+def _evidence_row(
+    formula: Formula, n: float, shares: F64, evenness: float, left: float, period: float, out: F64
+) -> None:
+    """Fill `out` [NUM_EVIDENCE], but for the heads' columns. NaN for `period`: as usual."""
+    at = (log(n) - formula.first_ln_n) / formula.ln_n_step
+    last = formula.mean.shape[1] - 1
+    at = min(max(at, 0.0), float(last))
+    low = min(int(at), last - 1)
+    part = at - low
+    empty = left <= _LEAST_MASS
+    for c in range(5):
+        mean = formula.mean[c, low] + (formula.mean[c, low + 1] - formula.mean[c, low]) * part
+        spread = formula.spread[c, low] + (formula.spread[c, low + 1] - formula.spread[c, low]) * part
+        if c <= LONG:
+            usual = 1.0 / (1.0 + exp(-mean))
+            value = shares[c]
+            z = (_log_odds(value) - mean) / spread
+        else:
+            usual = mean
+            value = evenness if c == EVENNESS else period
+            if (c == EVENNESS and empty) or isnan(value):
+                value = usual
+            z = (value - mean) / spread
+        usual = min(usual, USUAL_CAPS[c])
+        out[VALUES + c] = value
+        out[USUAL + c] = usual
+        out[Z + c] = min(max(z, -Z_LIMIT), Z_LIMIT)
+    # Where every position is near, or there is nothing but the sink, the near share says nothing.
+    if n - SINK_POSITIONS <= LOCAL_END or empty:
+        out[Z + LOCAL] = 0.0
+    if n - SINK_POSITIONS <= LOCAL_END:
+        out[Z + MID] = -Z_LIMIT
+    if n - SINK_POSITIONS <= MID_END:
+        out[Z + LONG] = -Z_LIMIT
+    out[N_COLUMN] = n
+
+
+@compiled
+def musts_row(evidence: F64, must: npt.NDArray[np.bool_]) -> None:
+    """Fill `must` [5]: the zones that these values alone decide for (`attn_core.zones.MUST`)."""
+    local, mid, far = evidence[VALUES + LOCAL], evidence[VALUES + MID], evidence[VALUES + LONG]
+    even, period, n = evidence[VALUES + EVENNESS], evidence[VALUES + PERIODICITY], evidence[N_COLUMN]
+    unrepeated = period <= evidence[USUAL + PERIODICITY] + _TOLERANCE
+    must[0] = local >= MUST[0] - _TOLERANCE and even <= MUST[1] + _TOLERANCE
+    must[1] = mid >= MUST[2] - _TOLERANCE and even <= MUST[3] + _TOLERANCE and unrepeated
+    must[2] = period >= MUST[4] - _TOLERANCE
+    must[3] = n >= MUST[5] and far >= MUST[6] - _TOLERANCE and even <= MUST[7] + _TOLERANCE and unrepeated
+    must[4] = n >= MUST[8] and even >= MUST[9] - _TOLERANCE
+
+
+@compiled
+def _rise(formula: Formula, own: int, z: float) -> float:
+    return formula.slope[own] * z + formula.hinge_slope[own] * max(0.0, z - formula.hinge[own])
+
+
+@compiled
+def scores_row(formula: Formula, evidence: F64, must: npt.NDArray[np.bool_], out: F64) -> tuple[int, float]:
+    """Fill `out` [5] with the zones' scores, -inf where closed; returns the zone and its margin over the second."""
+    local, mid, far = evidence[VALUES + LOCAL], evidence[VALUES + MID], evidence[VALUES + LONG]
+    even, period = evidence[VALUES + EVENNESS], evidence[VALUES + PERIODICITY]
+    out[0] = _rise(formula, 0, evidence[Z + LOCAL]) + _rise(formula, 1, -evidence[Z + EVENNESS])
+    out[1] = _rise(formula, 2, evidence[Z + MID])
+    out[2] = _rise(formula, 3, evidence[Z + PERIODICITY])
+    out[3] = _rise(formula, 4, evidence[Z + LONG])
+    out[4] = _rise(formula, 5, evidence[Z + EVENNESS])
+    for zone in range(_NUM_ZONES):
+        out[zone] += formula.bias[zone] + formula.head_slope[zone] * evidence[HEADS + zone]
+        if must[zone]:
+            out[zone] += DECISIVE * RANKS[zone]
+    sharp = local >= evidence[USUAL + LOCAL] - _TOLERANCE or even <= evidence[USUAL + EVENNESS] + _TOLERANCE
+    # Attention that lies elsewhere is not near, however sharp: else a sharper look there would take the zone away.
+    if not sharp or mid >= MUST[2] - _TOLERANCE or far >= MUST[6] - _TOLERANCE:
+        out[0] = -inf
+    if period < evidence[USUAL + PERIODICITY] - _TOLERANCE or period < RIPPLE_LEAST - _TOLERANCE:
+        out[2] = -inf
+    if evidence[N_COLUMN] <= LONG_LEAST_CONTEXT or far < LONG_LEAST_SHARE - _TOLERANCE:
+        out[3] = -inf
+    if even < evidence[USUAL + EVENNESS] - _TOLERANCE:
+        out[4] = -inf
+    best, top, second = 0, -inf, -inf
+    for zone in range(_NUM_ZONES):
+        if out[zone] > top:
+            best, second, top = zone, top, out[zone]
+        elif out[zone] > second:
+            second = out[zone]
+    return best, top - second
+
+
+@compiled
+def _longest_seen(vector: F32) -> tuple[float, float, float]:
+    """The least and the largest context that fit the vector, and the mass of the farthest class that holds any."""
+    entropy = vector[ENTROPY]
+    for k in range(8):
+        entropy = max(entropy, vector[_LAYER_0 + k])
+    least, most, far = 1.0, 4.0, 0.0
+    for k in range(NUM_BINS):
+        if vector[_HISTOGRAM_0 + k] > _SEEN:
+            least = HISTOGRAM_EDGES[k] + 1.0
+            far = vector[_HISTOGRAM_0 + k]
+            most = HISTOGRAM_EDGES[k + 1] + 0.0 if k + 1 < NUM_BINS else 4.0 * HISTOGRAM_EDGES[k]
+    if vector[2] > _SEEN:
+        least = max(least, MID_END + 1.0)
+    elif vector[1] > _SEEN:
+        least, most = max(least, LOCAL_END + 1.0), min(most, MID_END + 0.0)
+    else:
+        most = min(most, LOCAL_END + 0.0)
+    least = max(least, ceil(exp(max(entropy - SUM_TOLERANCE, 0.0))) + 0.0)
+    return least, max(most, least), far
+
+
+@compiled
+def _zone_row(
+    formula: Formula,
+    vector: F32,
+    n: float,
+    sink: float,
+    period: float,
+    heads: F32,
+    shares: F64,
+    histogram: F64,
+    one: F64,
+    evidence: F64,
+    must: npt.NDArray[np.bool_],
+    musts: npt.NDArray[np.bool_],
+    scores: F64,
+    given: F64,
+) -> tuple[int, float]:
+    """Zone and confidence; fills `evidence`. The other arrays are to work in.
+
+    A context length below 1, a NaN sink mass and a NaN periodicity mean unknown: the evidence is then the mean over
+    their plausible values, and the confidence falls by the share of these that would give another zone.
+    """
+    known_n, known_sink = n >= 1.0, not isnan(sink)
+    least, most, far = (n, n, 0.0) if known_n and known_sink else _longest_seen(vector)
+    num_lengths = 1 if known_n or least == most else _NUM_LENGTHS
+    num_sinks = 1 if known_sink else _NUM_SINKS
+    for k in range(NUM_EVIDENCE):
+        evidence[k] = 0.0
+    for zone in range(_NUM_ZONES):
+        musts[zone] = True
+        given[zone] = 0.0
+    for a in range(num_lengths):
+        of_n = n
+        if not known_n:
+            of_n = least * (most / least) ** (a / (num_lengths - 1)) if num_lengths > 1 else least
+        for b in range(num_sinks):
+            of_sink = min(max(sink, 0.0), 1.0) if known_sink else _SINK_PARTS[b] * far
+            weight = (1.0 if known_sink else _SINK_WEIGHTS[b]) / num_lengths
+            even, left = sink_free_row(vector, of_n, of_sink, shares, histogram)
+            _evidence_row(formula, of_n, shares, even, left, period, one)
+            for zone in range(_NUM_ZONES):
+                one[HEADS + zone] = heads[zone]
+            musts_row(one, must)
+            if num_lengths * num_sinks > 1:
+                own, _ = scores_row(formula, one, must, scores)
+                given[own] += weight
+            for zone in range(_NUM_ZONES):
+                musts[zone] = musts[zone] and must[zone]
+            for k in range(NUM_EVIDENCE):
+                evidence[k] += weight * one[k]
+    zone, margin = scores_row(formula, evidence, musts, scores)
+    confidence = _interpolated(margin, formula.margin, formula.chance)
+    if num_lengths * num_sinks > 1:
+        confidence *= given[zone]
+    return zone, confidence
+
+
+@compiled
+def _likeliest(vector: F32, n: float, sink: float) -> tuple[float, float]:
+    """The context length and the sink mass, each as given or, where unknown, its likeliest value."""
+    if n >= 1.0 and not isnan(sink):
+        return n, min(max(sink, 0.0), 1.0)
+    least, most, far = _longest_seen(vector)
+    of_n = n if n >= 1.0 else floor(sqrt(least * most))
+    return of_n, _SINK_PARTS[0] * far if isnan(sink) else min(max(sink, 0.0), 1.0)
+
+
+@compiled
+def likeliest_rows(vectors: F32, context_len: F64, sink_mass: F64) -> None:
+    """Fill in, in place, what is unknown (a context length below 1, a NaN sink mass) of m rows."""
+    for i in range(len(vectors)):
+        context_len[i], sink_mass[i] = _likeliest(vectors[i], context_len[i], sink_mass[i])
+
+
+@compiled
+def _nearest(clusters: Clusters, features: F32, half: F32) -> int:
+    """The nearest prototype; `half` is float32 [TILE] to work in.
+
+    |x - y|^2 / 2 less |x|^2 / 2, which is the same for every prototype y: its half squared length less x . y.
+    """
+    best, least = 0, np.float32(inf)
+    for first in range(0, len(clusters.half_norm), TILE):
+        part = half[:TILE]
+        part[:] = clusters.half_norm[first : first + TILE]
+        for d in range(0, NUM_FEATURES, 7):
+            x0, x1, x2, x3 = features[d], features[d + 1], features[d + 2], features[d + 3]
+            x4, x5, x6 = features[d + 4], features[d + 5], features[d + 6]
+            c0, c1 = clusters.columns[d, first : first + TILE], clusters.columns[d + 1, first : first + TILE]
+            c2, c3 = clusters.columns[d + 2, first : first + TILE], clusters.columns[d + 3, first : first + TILE]
+            c4, c5 = clusters.columns[d + 4, first : first + TILE], clusters.columns[d + 5, first : first + TILE]
+            c6 = clusters.columns[d + 6, first : first + TILE]
+            for p in range(TILE):
+                part[p] -= (
+                    (x0 * c0[p] + x1 * c1[p]) + (x2 * c2[p] + x3 * c3[p]) + ((x4 * c4[p] + x5 * c5[p]) + x6 * c6[p])
+                )
+        smallest = part[0]
+        for p in range(TILE):
+            smallest = part[p] if part[p] < smallest else smallest
+        if smallest < least:
+            least = smallest
+            for p in range(TILE):
+                if part[p] == smallest:
+                    best = first + p
+                    break
+    return best
+
+
+@compiled
+def classify_rows(
+    formula: Formula,
+    clusters: Clusters,
+    vectors: F32,
+    context_len: F64,
+    sink_mass: F64,
+    periodicity: F64,
+    heads: F32,
+    first: int,
+    last: int,
+    zone_index: npt.NDArray[np.int8],
+    confidence: F32,
+    cluster_id: I32,
+    cluster_confidence: F32,
+    evidence: F32,
+) -> None:
+    """Answer for rows first..last of m; `heads` is [m, 5] or [1, 5], `evidence` [m, NUM_EVIDENCE] or [0, 0]."""
+    shares, histogram, half = np.empty(3), np.empty(NUM_BINS), np.empty(TILE, dtype=np.float32)
+    one, mean, scores, given = (
+        np.empty(NUM_EVIDENCE),
+        np.empty(NUM_EVIDENCE),
+        np.empty(_NUM_ZONES),
+        np.empty(_NUM_ZONES),
+    )
+    must, musts = np.empty(_NUM_ZONES, dtype=np.bool_), np.empty(_NUM_ZONES, dtype=np.bool_)
+    features = np.empty(NUM_FEATURES, dtype=np.float32)
+    for i in range(first, last):
+        zone, chance = _zone_row(
+            formula, vectors[i], context_len[i], sink_mass[i], periodicity[i], heads[min(i, len(heads) - 1)],
+            shares, histogram, one, mean, must, musts, scores, given,
+        )  # fmt: skip
+        zone_index[i] = zone
+        confidence[i] = chance
+        cluster_id[i] = -1
+        cluster_confidence[i] = clusters.unclaimed_chance
+        if len(evidence):
+            for k in range(NUM_EVIDENCE):
+                evidence[i, k] = mean[k]
+        if len(clusters.ids) == 0:
+            continue
+        n, sink = _likeliest(vectors[i], context_len[i], sink_mass[i])
+        even, _ = sink_free_row(vectors[i], n, sink, shares, histogram)
+        features_row(vectors[i], n, sink, shares, histogram, even, features)
+        nearest = _nearest(clusters, features, half)
+        cluster = clusters.cluster[nearest]
+        if cluster < 0:
+            continue
+        # From the difference itself: the products cancel where a point lies close to its prototype.
+        squared = 0.0
+        for d in range(NUM_FEATURES):
+            squared += (features[d] - clusters.rows[nearest, d]) ** 2
+        distance, radius = sqrt(squared), clusters.radius[cluster]
+        if distance <= radius:
+            cluster_id[i] = clusters.ids[cluster]
+            depth = 1.0 - distance / max(radius, 1e-9)
+            cluster_confidence[i] = _interpolated(depth, clusters.depth, clusters.chance)
+
+
+@compiled
+def score_rows(formula: Formula, evidence: F64, zone_index: npt.NDArray[np.int8], confidence: F32, scores: F64) -> None:
+    """The same formula on the means of evidence, [r, NUM_EVIDENCE]: of a request, of a sentence."""
+    must = np.empty(_NUM_ZONES, dtype=np.bool_)
+    for i in range(len(evidence)):
+        musts_row(evidence[i], must)
+        zone, margin = scores_row(formula, evidence[i], must, scores[i])
+        zone_index[i] = zone
+        confidence[i] = _interpolated(margin, formula.margin, formula.chance)
