@@ -80,7 +80,7 @@ def test_an_unknown_zone_or_a_score_outside_0_to_1_fails(made):
     points = tables["points"]
     odd = points.set_column(0, "zone", pa.array(["nowhere"] * points.num_rows).dictionary_encode())
     assert not checks.zones_are_valid({**tables, "points": odd}, located).passed
-    scores = points["score"].to_pylist()
+    scores = points["confidence"].to_pylist()
     for wrong in (1.5, -0.1, float("nan")):
         off = changed(points, "confidence", [wrong, *scores[1:]])
         assert not checks.zones_are_valid({**tables, "points": off}, located).passed
