@@ -121,11 +121,18 @@ class _Round:
         sender.communicate(timeout=_LONGEST_S)
         if sender.returncode:
             raise SystemExit(f"kill_rounds: the last sender could not deliver all: {self.tails()}")
-        self.processes["sidecar"].terminate()
-        self.processes["sidecar"].communicate(timeout=_LONGEST_S)
+        sidecar = self.processes["sidecar"]
+        sidecar.terminate()
+        try:
+            sidecar.communicate(timeout=_LONGEST_S)
+        except subprocess.TimeoutExpired as error:
+            # It leaves the stack of each of its threads in its log.
+            sidecar.send_signal(signal.SIGABRT)
+            sidecar.communicate()
+            raise SystemExit(f"kill_rounds: the sidecar did not end within {_LONGEST_S} s: {self.tails()}") from error
 
     def tails(self) -> str:
-        return "\n".join(log.read_text(errors="replace")[-1500:] for log in self.folder.glob("*.log"))
+        return "\n".join(log.read_text(errors="replace")[-6000:] for log in self.folder.glob("*.log"))
 
     def end(self) -> None:
         for process in self.processes.values():

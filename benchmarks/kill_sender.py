@@ -110,7 +110,11 @@ def _event(name: str, number: int, what: str) -> RequestEvent:
 
 
 def main() -> int:
-    """Publish until standard input is closed, then wait until all is acknowledged; 0 where it was."""
+    """Publish until standard input is closed, then wait until all is acknowledged; 0 where nothing waits any more.
+
+    What was dropped is not judged here: a record that a killed sender left torn was never in the spool, and the count
+    of what is owed, by the ledger, finds every other.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", required=True)
     parser.add_argument("--name", required=True)
@@ -155,7 +159,7 @@ def _drain(publisher: Publisher, ledger: Ledger, num_rows: int) -> int:
         never.wait(0.01)
     closed = publisher.close(10.0)
     ledger.note(what="ended", num_rows=num_rows, dropped=publisher.dropped, closed=closed)
-    return 0 if closed and not publisher.dropped else 1
+    return 0 if closed else 1
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ const SIDECAR_PATHS = [
   "/requests",
   "/points",
   "/clusters",
+  "/zones",
+  "/runs",
+  "/compare",
   "/openapi.json",
 ];
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import faulthandler
 import logging
 import os
 import signal
@@ -20,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from attn_core.errors import AttnError, SettingsError
 from attn_sidecar import __version__
+from attn_sidecar.allocator import bound_allocator
 from attn_sidecar.app import Sidecar, create_app
 from attn_sidecar.doctor import command as doctor_command
 from attn_sidecar.http_door.connections import MAX_CONNECTIONS, BoundedConnection, close_late
@@ -34,6 +36,8 @@ _COMMANDS = {"doctor": doctor_command.main, "keys": keys_command.main}
 """Words that may stand in the place of flags, and what they run."""
 _BACKLOG = 2048
 _GRACE_S = 1
+_STUCK_S = 15.0
+"""A stop takes under 5 s; one that takes this long would never end."""
 _SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter from one that waits for it. At Python's 5 ms an answer waits for ingest's
 threads, and the writing thread for the others between two statements."""
@@ -211,10 +215,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"attn-sidecar: {error}", file=sys.stderr)
         return 2
+    # A fault in native code, or `kill -ABRT` of a process that seems stuck, leaves every thread's stack in the log.
+    faulthandler.enable()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # What is multiplied here is small: helpers of the linear algebra library would spend their time waiting for one
     # another, above all where the model server leaves them half a core.
     threadpool_limits(limits=1, user_api="blas")
+    bound_allocator()
     configure_logging(settings.log_format)
     stop = StopSignal()
     try:
@@ -242,13 +249,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sidecar=sidecar,
     )
     stop.server = server
-    if not stop.received:
-        server.run(sockets=[http_socket])
+    # A signal may have come before the server was known to `stop`. The server runs all the same: its end closes what is
+    # open, and ZMQ's threads would keep the process otherwise.
+    if stop.received:
+        server.should_exit = True
+    server.run(sockets=[http_socket])
+    if arguments is not None:
+        # The caller goes on; of a command, the end of the interpreter is watched too.
+        faulthandler.cancel_dump_traceback_later()
     if server.force_exit:
         log_event(_LOG, logging.WARNING, "sidecar.gave_up_draining", reason="a second Ctrl+C: senders send again")
         return 1
     log_event(_LOG, logging.INFO, "sidecar.stopped")
-    return 0 if server.started or stop.received else 1
+    return 0 if server.started else 1
 
 
 def _opened(settings: Settings) -> tuple[socket.socket, Sidecar]:
@@ -343,6 +356,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         log_event(_LOG, logging.INFO, "sidecar.stopping", connections=len(self.server_state.connections))
+        # What was acknowledged is committed: a stop that hangs may be cut off, with the stacks that tell where.
+        faulthandler.dump_traceback_later(_STUCK_S, exit=True)
         await super().shutdown(sockets)
 
 

@@ -9,39 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from explorer_stack import PATIENCE_MS, Served
+from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).resolve().parents[2]
-STATIC = ROOT / "sidecar" / "attn_sidecar" / "static"
-CHROMIUM_FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # WebGL in software: without it a browser with no GPU gives no context, and the map says so.
-    "--enable-unsafe-swiftshader",
-]
-DRIVER_NOISE = "GL Driver Message"
-"""Chromium's own remark on reading software-drawn pixels back for a screenshot."""
-PATIENCE_MS = 60_000
 COUNT_TOKENS = "() => Number(document.querySelector('[data-testid=answer]')?.dataset.numTokens ?? 0)"
 POINTS_ARE_DRAWN = "() => Number(document.querySelector('[data-testid=map]')?.dataset.drawnPoints ?? 0) > 0"
 COLOURED_PIXELS = """() => {
@@ -57,85 +34,6 @@ COLOURED_PIXELS = """() => {
   }
   return coloured;
 }"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Served:
-    """Where the explorer is served, and the model server to ask, if it is not busy by itself."""
-
-    explorer_url: str
-    model_url: str | None
-
-
-@pytest.fixture(scope="module")
-def served(request: pytest.FixtureRequest) -> Iterator[Served]:
-    """The stack that these tests look at."""
-    if not (STATIC / "index.html").exists():
-        pytest.fail(f"{STATIC.relative_to(ROOT)} holds no explorer: run `npm ci && npm run build` in ui/")
-    if os.environ.get("ATTN_E2E_URL"):
-        yield Served(
-            explorer_url=os.environ["ATTN_E2E_URL"].rstrip("/"), model_url=os.environ.get("ATTN_E2E_MODEL_URL")
-        )
-    elif os.environ.get("ATTN_E2E_FAKE") == "1":
-        with fake_sidecar() as url:
-            yield Served(explorer_url=url, model_url=None)
-    else:
-        demo = request.getfixturevalue("demo")
-        yield Served(explorer_url=demo.sidecar, model_url=demo.server)
-
-
-@contextmanager
-def fake_sidecar() -> Iterator[str]:
-    """The explorer's fake sidecar on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, str(ROOT / "ui" / "dev" / "fake_sidecar.py"), "--port", str(port), "--points", "5000"]
-    with subprocess.Popen(command) as fake:
-        try:
-            url = f"http://127.0.0.1:{port}"
-            transport = httpx.HTTPTransport(retries=10)  # a refused connection is tried again with growing waits
-            with httpx.Client(transport=transport) as client:
-                client.get(f"{url}/health").raise_for_status()
-            yield url
-        finally:
-            fake.terminate()
-
-
-@pytest.fixture(scope="module")
-def explorer_url(served: Served) -> str:
-    """Where the explorer is served."""
-    return served.explorer_url
-
-
-@pytest.fixture(scope="module")
-def browser(served: Served) -> Iterator[Browser]:
-    """Debian's Chromium, started after the stack: Playwright keeps an event loop, and the demo runs one of its own."""
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.fail("no chromium on the PATH: install Debian's package `chromium`")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, headless=True, args=CHROMIUM_FLAGS)
-        yield launched
-        launched.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page of 1440×900 whose console must stay silent."""
-    said: list[str] = []
-
-    def listen(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and DRIVER_NOISE not in message.text:
-            said.append(f"{message.type}: {message.text}")
-
-    opened = browser.new_page(viewport={"width": 1440, "height": 900})
-    opened.set_default_timeout(PATIENCE_MS)
-    opened.on("console", listen)
-    opened.on("pageerror", lambda error: said.append(f"uncaught: {error}"))
-    yield opened
-    opened.close()
-    assert said == []
 
 
 @pytest.fixture
@@ -229,20 +127,43 @@ def test_points_appear_on_the_map_and_the_legend_filters_them(page: Page, explor
     status = httpx.get(f"{explorer_url}/discovery/status").json()
     assert page.locator("[data-testid=run-id]").inner_text() == status["run_id"]
     page.wait_for_function(f"({COLOURED_PIXELS})() > 100")
-    rows = page.locator("aside [aria-pressed][aria-label*='tokens']")
-    labels = [rows.nth(k).get_attribute("aria-label") or "" for k in range(rows.count())]
-    counts = [int(label.split(", ")[1].split()[0]) for label in labels]
+    rows = page.locator("aside [data-testid=legend-row]").all()
+    counts = [int(row.get_attribute("data-count") or 0) for row in rows]
     assert sum(counts) == drawn
     largest = max(range(len(counts)), key=counts.__getitem__)
-    rows.nth(largest).click()
+    name = rows[largest].get_attribute("data-name")
+    rows[largest].click()
     page.wait_for_function(
         f"Number(document.querySelector('[data-testid=map]').dataset.drawnPoints) === {drawn - counts[largest]}"
     )
-    assert f"hide={labels[largest].split(', ')[0]}" in page.url
+    assert f"hide={name}" in page.url
     page.reload()
     page.wait_for_function(
         f"Number(document.querySelector('[data-testid=map]')?.dataset.drawnPoints) === {drawn - counts[largest]}"
     )
+
+
+@pytest.mark.skipif(os.environ.get("ATTN_E2E_FAKE") == "1", reason="the fake sidecar has no runs to compare")
+def test_every_view_opens_from_its_link_and_from_its_url(page: Page, explorer_url: str) -> None:
+    ready = {
+        "Live": "[data-testid=answer]",
+        "Map": "[data-testid=map]",
+        "Clusters": "table tbody a",
+        "Timeline": "table tbody a",
+        "Runs": "[data-testid=run-detail]",
+        "Compare": "[data-testid=compared]",
+    }
+    page.goto(f"{explorer_url}/live")
+    for name, selector in ready.items():
+        page.locator("nav a", has_text=name).click()
+        page.wait_for_selector(selector)
+        assert page.locator("nav a[aria-current=page]").inner_text() == name
+        page.reload()
+        page.wait_for_selector(selector)
+        if name == "Clusters":
+            page.locator("table tbody a").first.click()
+            page.wait_for_selector("[data-testid=cluster-detail]")
+            assert "cluster=" in page.url
 
 
 def test_the_light_and_dark_pages_fit_a_phone(browser: Browser, explorer_url: str) -> None:

@@ -5,6 +5,8 @@ import re
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from urllib.parse import urlsplit
@@ -133,6 +135,56 @@ def test_a_second_ctrl_c_gives_up_draining_and_says_so(start_process):
     assert rows_in(sidecar.db) >= flood.acknowledged * ROWS_A_BATCH > 0
     sidecar.stop()
     assert sidecar.log[-2]["event"] == "sidecar.gave_up_draining"
+
+
+STOPPED_WHILE_OPENING = """
+import signal, sys
+from attn_sidecar import cli
+opened = cli._opened
+def opened_and_told_to_stop(settings):
+    parts = opened(settings)
+    signal.raise_signal(signal.SIGTERM)
+    return parts
+cli._opened = opened_and_told_to_stop
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_signal_between_opening_and_serving_ends_it_too(tmp_path):
+    """A service manager that changes its mind at once: the ZMQ socket was open, and nobody closed it."""
+    words = ["--port", "0", "--zmq-bind", f"ipc://{tmp_path}/zmq", "--db", str(tmp_path / "fingerprints.db")]
+    words += ["--discovery-dir", str(tmp_path / "runs")]
+    ended = subprocess.run(
+        [sys.executable, "-c", STOPPED_WHILE_OPENING, *words], timeout=WAIT_S, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    events = [line for line in ended.stderr.splitlines() if "sidecar." in line]
+    assert "sidecar.stopping" in events[-2], "its parts are closed, not left to the interpreter's end"
+    assert "sidecar.stopped" in events[-1]
+
+
+STUCK = """
+import signal, sys, threading
+from attn_sidecar import cli
+cli._STUCK_S = 0.5
+cli.Sidecar.stop = lambda sidecar: threading.Event().wait()
+opened = cli._opened
+def opened_and_told_to_stop(settings):
+    parts = opened(settings)
+    signal.raise_signal(signal.SIGTERM)
+    return parts
+cli._opened = opened_and_told_to_stop
+sys.exit(cli.main())
+"""
+
+
+def test_a_stop_that_hangs_is_cut_off_and_tells_where(tmp_path):
+    words = ["--port", "0", "--zmq-bind", "off", "--db", str(tmp_path / "fingerprints.db")]
+    words += ["--discovery-dir", str(tmp_path / "runs")]
+    ended = subprocess.run([sys.executable, "-c", STUCK, *words], timeout=WAIT_S, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr
+    assert "in <lambda>" in ended.stderr
 
 
 def test_the_log_tells_the_end(start_process):

@@ -3,7 +3,16 @@ import type { MouseEvent } from "react";
 import { ConnectionBadge } from "../components/ConnectionBadge";
 import { fetchHealth, fetchStats } from "../lib/api";
 import { formatCount } from "../lib/format";
-import { DEFAULT_LIVE, DEFAULT_MAP, urlFromView, type View } from "../lib/url-state";
+import {
+  DEFAULT_CLUSTERS,
+  DEFAULT_COMPARE,
+  DEFAULT_LIVE,
+  DEFAULT_MAP,
+  DEFAULT_RUNS,
+  DEFAULT_TIMELINE,
+  urlFromView,
+  type View,
+} from "../lib/url-state";
 import { useFeed } from "../lib/use-feed";
 import { goTo } from "../lib/use-view";
 import type { Scheme } from "../lib/zones";
@@ -16,6 +25,10 @@ const DAGSTER_URL = "http://localhost:3000";
 const PAGES: readonly { name: string; view: View }[] = [
   { name: "Live", view: DEFAULT_LIVE },
   { name: "Map", view: DEFAULT_MAP },
+  { name: "Clusters", view: DEFAULT_CLUSTERS },
+  { name: "Timeline", view: DEFAULT_TIMELINE },
+  { name: "Runs", view: DEFAULT_RUNS },
+  { name: "Compare", view: DEFAULT_COMPARE },
 ];
 
 interface HeaderProps {

@@ -1,5 +1,6 @@
 /** Questions to the sidecar over HTTP. */
 
+import type { Grounding, OnlineFigures } from "./answers";
 import { authorization, wantToken } from "./token";
 import { type RequestDetail, type RequestInfo, requestDetailFromJson, requestInfoFromJson } from "./wire";
 import { isZone, type Zone } from "./zones";
@@ -41,7 +42,7 @@ async function ask(path: string, signal: AbortSignal | undefined, accepts: reado
   );
 }
 
-async function askJson(path: string, signal?: AbortSignal): Promise<unknown> {
+export async function askJson(path: string, signal?: AbortSignal): Promise<unknown> {
   return (await ask(path, signal)).json();
 }
 
@@ -72,10 +73,13 @@ export interface Stats {
   zones: Partial<Record<Zone, number>>;
   clusters: number;
   run_id: string | null;
+  /** Null without `--online`. */
+  online: OnlineFigures | null;
 }
 
 export async function fetchStats(signal?: AbortSignal): Promise<Stats> {
-  return (await askJson("/stats", signal)) as Stats;
+  const answer = (await askJson("/stats", signal)) as Stats;
+  return { ...answer, online: answer.online ?? null };
 }
 
 export interface DiscoveryStatus {
@@ -117,6 +121,14 @@ export async function fetchRequest(requestId: string, signal?: AbortSignal): Pro
   return detail;
 }
 
+/** What the sentences of an answer attended to; null where nothing is known of its prompt. */
+export async function fetchGrounding(requestId: string, signal?: AbortSignal): Promise<Grounding | null> {
+  const answer = (await askJson(`/requests/${encodeURIComponent(requestId)}`, signal)) as {
+    grounding?: Grounding | null;
+  };
+  return answer.grounding ?? null;
+}
+
 export interface Cluster {
   cluster_id: number;
   cluster_label: string;
@@ -148,7 +160,8 @@ export async function fetchClusters(signal?: AbortSignal): Promise<Cluster[]> {
 /** What the map and its tooltips read; without it `/points` gives only what is drawn. */
 const POINT_COLUMNS = "x,y,cluster_id,zone,confidence,request_id,step,token_text";
 
-/** The published embedding as Arrow IPC bytes. */
-export async function fetchPoints(signal?: AbortSignal): Promise<Uint8Array> {
-  return new Uint8Array(await (await ask(`/points?columns=${POINT_COLUMNS}`, signal)).arrayBuffer());
+/** The published embedding, or one hour of it, as Arrow IPC bytes. */
+export async function fetchPoints(hour: string | null, signal?: AbortSignal): Promise<Uint8Array> {
+  const only = hour === null ? "" : `&hour=${encodeURIComponent(hour)}`;
+  return new Uint8Array(await (await ask(`/points?columns=${POINT_COLUMNS}${only}`, signal)).arrayBuffer());
 }

@@ -1,5 +1,15 @@
 import { describe, expect, it } from "vitest";
-import { DEFAULT_LIVE, DEFAULT_MAP, urlFromView, type View, viewFromUrl } from "./url-state";
+import {
+  DEFAULT_CLUSTERS,
+  DEFAULT_COMPARE,
+  DEFAULT_LIVE,
+  DEFAULT_MAP,
+  DEFAULT_RUNS,
+  DEFAULT_TIMELINE,
+  urlFromView,
+  type View,
+  viewFromUrl,
+} from "./url-state";
 
 const roundTrip = (view: View): View => {
   const url = new URL(urlFromView(view), "http://host");
@@ -18,9 +28,24 @@ describe("the URL", () => {
       hiddenZones: ["diffuse", "long_range"],
       hiddenClusters: [-1, 4],
       camera: { x: -0.25, y: 0.5, distance: 0.125 },
+      hour: "2026-01-10T04:00Z",
     },
+    DEFAULT_CLUSTERS,
+    { page: "clusters", clusterId: 0, run: "2026-01-10T04-02-11" },
+    DEFAULT_TIMELINE,
+    { page: "timeline", model: "org/model:1", by: "cluster" },
+    DEFAULT_RUNS,
+    { page: "runs", runId: "2026-01-10T04-02-11" },
+    DEFAULT_COMPARE,
+    { page: "compare", a: "2026-01-10T04-02-11", b: "2026-01-10T05-02-11" },
   ])("restores %j", (view) => {
     expect(roundTrip(view)).toEqual(view);
+  });
+
+  it("keeps off the sidecar's own paths", () => {
+    expect(urlFromView(DEFAULT_CLUSTERS)).toBe("/views/clusters");
+    expect(viewFromUrl("/runs", "")).toEqual(DEFAULT_LIVE);
+    expect(viewFromUrl("/views/clusters", "?cluster=-1")).toEqual(DEFAULT_CLUSTERS);
   });
 
   it("leaves defaults out", () => {
@@ -35,10 +60,15 @@ describe("the URL", () => {
     expect(viewFromUrl("/map/", "")).toEqual(DEFAULT_MAP);
   });
 
-  it.each(["?view=1,2", "?view=1,2,0", "?view=1,2,-1", "?view=a,b,c", "?view=1,2,3,4", "?hide=nowhere&color=blue"])(
-    "ignores what cannot be read: %s",
-    (search) => {
-      expect(viewFromUrl("/map", search)).toEqual(DEFAULT_MAP);
-    },
-  );
+  it.each([
+    "?view=1,2",
+    "?view=1,2,0",
+    "?view=1,2,-1",
+    "?view=a,b,c",
+    "?view=1,2,3,4",
+    "?hide=nowhere&color=blue",
+    "?hour=noon",
+  ])("ignores what cannot be read: %s", (search) => {
+    expect(viewFromUrl("/map", search)).toEqual(DEFAULT_MAP);
+  });
 });

@@ -81,7 +81,8 @@ export function LivePage({ view }: { view: LiveView }) {
           <Skeleton label="Loading the request" rows={10} />
         )}
       </section>
-      <aside className={styles.detail} aria-label="Details">
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard */}
+      <aside className={styles.detail} aria-label="Details" tabIndex={0}>
         {request && token ? (
           <TokenDetail
             request={request}

@@ -3,6 +3,7 @@ import type { RequestState } from "../../lib/feed";
 import { formatShare } from "../../lib/format";
 import { answerMeans } from "./answer-figures";
 import { FingerprintPicture } from "./FingerprintPicture";
+import { GroundingPanel } from "./GroundingPanel";
 import styles from "./TokenDetail.module.css";
 
 /** What stands beside the answer while no token is looked at: the answer as a whole. */
@@ -40,6 +41,7 @@ export function RequestSummary({ request }: { request: RequestState }) {
         </dl>
       </section>
       <FingerprintPicture vector={means.vector} contextLen={null} title="Mean fingerprint" />
+      <GroundingPanel requestId={request.request_id} isRunning={request.is_running} />
     </div>
   );
 }

@@ -21,7 +21,9 @@ export function LegendRow({ sign, name, aside, count, total, isShown, describedB
       className={styles.row}
       aria-pressed={isShown}
       aria-describedby={describedBy}
-      aria-label={`${name}, ${count} tokens, ${isShown ? "shown" : "hidden"}`}
+      data-testid="legend-row"
+      data-name={name}
+      data-count={count}
       onClick={onToggle}
     >
       {sign}
@@ -29,7 +31,10 @@ export function LegendRow({ sign, name, aside, count, total, isShown, describedB
         {name}
         {aside ? <span className={styles.aside}>{aside}</span> : null}
       </span>
-      <span className={styles.count}>{formatCount(count)}</span>
+      <span className={styles.count}>
+        {formatCount(count)}
+        <span className="visually-hidden"> tokens</span>
+      </span>
       <span className={styles.share}>{total > 0 ? formatShare(count / total) : ""}</span>
     </button>
   );

@@ -1,6 +1,7 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useMemo, useState } from "react";
 import { Button } from "../../components/Button";
+import { DiscoveryUnavailable } from "../../components/DiscoveryUnavailable";
 import { Notice } from "../../components/Notice";
 import { Skeleton } from "../../components/Skeleton";
 import { fetchClusters, fetchDiscoveryStatus, fetchPoints, SidecarError } from "../../lib/api";
@@ -9,7 +10,6 @@ import type { MapView } from "../../lib/url-state";
 import { useFeed } from "../../lib/use-feed";
 import { goTo } from "../../lib/use-view";
 import { type Scheme, ZONES } from "../../lib/zones";
-import { DiscoveryUnavailable } from "./DiscoveryUnavailable";
 import { MapCanvas } from "./MapCanvas";
 import styles from "./MapPage.module.css";
 import { MapPanel } from "./MapPanel";
@@ -26,9 +26,9 @@ export function MapPage({ view, scheme }: { view: MapView; scheme: Scheme }) {
   });
   const isReady = discovery.data?.status === "ready";
   const points = useQuery({
-    queryKey: ["points"],
+    queryKey: ["points", view.hour],
     enabled: isReady,
-    queryFn: async ({ signal }) => pointsFromArrow(await fetchPoints(signal)),
+    queryFn: async ({ signal }) => pointsFromArrow(await fetchPoints(view.hour, signal)),
     staleTime: Number.POSITIVE_INFINITY,
     refetchOnWindowFocus: false,
     structuralSharing: false,
@@ -57,8 +57,20 @@ export function MapPage({ view, scheme }: { view: MapView; scheme: Scheme }) {
     );
   }
   if (points.data === undefined) return <Skeleton label="Loading the points of the map" rows={8} />;
+  if (view.hour !== null && points.data.count === 0) {
+    return (
+      <Notice
+        title={`The run holds no token of ${view.hour}`}
+        actions={<Button onClick={() => goTo({ ...view, hour: null })}>Show all hours</Button>}
+      >
+        <p>The hour is outside the run's window. A later run may include it.</p>
+      </Notice>
+    );
+  }
   return (
     <LoadedMap
+      // Another hour is another set of points: the plot starts anew.
+      key={view.hour}
       view={view}
       scheme={scheme}
       points={points.data}

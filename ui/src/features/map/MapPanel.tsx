@@ -51,6 +51,14 @@ export function MapPanel(props: MapPanelProps) {
             A newer run is not shown: {problem}
           </p>
         )}
+        {view.hour === null ? null : (
+          <p className={styles.bar}>
+            <span>hour {view.hour}</span>
+            <button type="button" className={styles.all} onClick={() => onChange({ hour: null })}>
+              All hours
+            </button>
+          </p>
+        )}
         <p>
           {numVisible === points.count
             ? `${formatCount(points.count)} tokens`

@@ -1,12 +1,12 @@
-import { Button } from "../../components/Button";
-import { Notice } from "../../components/Notice";
-import type { DiscoveryStatus } from "../../lib/api";
+import type { DiscoveryStatus } from "../lib/api";
+import { Button } from "./Button";
+import { Notice } from "./Notice";
 
 /** Before the first discovery run: the guide's three mends, and what the sidecar knows. */
 export function DiscoveryUnavailable({ status, onRetry }: { status: DiscoveryStatus; onRetry: () => void }) {
   return (
     <Notice title="discovery not available" actions={<Button onClick={onRetry}>Look again</Button>}>
-      <p>The map shows what a discovery run has published, and the sidecar has none to serve yet.</p>
+      <p>This view shows what a discovery run has published, and the sidecar has none to serve yet.</p>
       <ol>
         <li>
           Run the discovery job first:{" "}
