@@ -22,6 +22,7 @@ function token(requestId: string, step: number, id = step + 1): Token {
     captured_at_us: 1_000_000 + step,
     zone: "diffuse",
     confidence: 0.5,
+    characteristic: null,
     cluster_id: -1,
     context_len: 10 + step,
     sink_mass: 0.1,

@@ -2,6 +2,13 @@
 
 import { isZone, type Zone } from "./zones";
 
+/** What made a token's zone, and what its model usually has at that context length; both 0 to 1, beyond the sink. */
+export interface Characteristic {
+  name: string;
+  value: number;
+  usual: number;
+}
+
 /** One output token of one request, with all that is stored of it. */
 export interface Token {
   /** The store's row number; the cursor of `/events`. 0 where it is not known. */
@@ -13,6 +20,7 @@ export interface Token {
   captured_at_us: number;
   zone: Zone | null;
   confidence: number | null;
+  characteristic: Characteristic | null;
   cluster_id: number | null;
   context_len: number | null;
   sink_mass: number | null;
@@ -97,6 +105,12 @@ export function spansFromJson(value: unknown): PromptSpan[] | null {
   });
 }
 
+export function characteristicFromJson(json: unknown): Characteristic | null {
+  if (!isObject(json)) return null;
+  const [name, value, usual] = [stringOrNull(json.name), numberOrNull(json.value), numberOrNull(json.usual)];
+  return name === null || value === null || usual === null ? null : { name, value, usual };
+}
+
 /** A token as the sidecar sends it; null where it lacks its identity. */
 export function tokenFromJson(value: unknown, requestId: string | null = null): Token | null {
   if (!isObject(value)) return null;
@@ -111,6 +125,7 @@ export function tokenFromJson(value: unknown, requestId: string | null = null): 
     captured_at_us: numberOrNull(value.captured_at_us) ?? 0,
     zone: isZone(value.zone) ? value.zone : null,
     confidence: numberOrNull(value.confidence) ?? numberOrNull(value.zone_confidence),
+    characteristic: characteristicFromJson(value.characteristic),
     cluster_id: numberOrNull(value.cluster_id),
     context_len: numberOrNull(value.context_len),
     sink_mass: numberOrNull(value.sink_mass),

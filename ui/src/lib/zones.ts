@@ -34,6 +34,15 @@ export const ZONE_MEANINGS: Record<Zone, ZoneMeaning> = {
   },
 };
 
+/** A zone's characteristic in the guide's words, by the sidecar's name for it. */
+export const CHARACTERISTIC_WORDS: Record<string, string> = {
+  local_share: "local mass",
+  mid_share: "mid-range attention",
+  long_share: "long-range attention",
+  evenness: "entropy over its largest",
+  periodicity: "periodicity",
+};
+
 /**
  * Okabe-Ito hues with lightness spread further apart, so that every pair stays distinct under simulated protanopia,
  * deuteranopia and tritanopia on each ground (colour.test.ts measures it). `styles.css` carries the same values.

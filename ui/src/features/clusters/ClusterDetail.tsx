@@ -6,7 +6,7 @@ import { ZoneSwatch } from "../../components/ZoneSwatch";
 import type { ClusterAnswer, ExemplarInText, TypicalFingerprint, ZoneEvidence } from "../../lib/answers";
 import { fetchCluster } from "../../lib/discovery-api";
 import { formatCount } from "../../lib/format";
-import { isZone } from "../../lib/zones";
+import { CHARACTERISTIC_WORDS, isZone } from "../../lib/zones";
 import styles from "./ClusterDetail.module.css";
 import { evidenceRows, lineageText } from "./lineage-text";
 
@@ -97,12 +97,13 @@ function Zones({ zones }: { zones: readonly ZoneEvidence[] }) {
       </DataTable>
       {best === undefined ? null : (
         <dl className={styles.evidence} aria-label={`Evidence for ${best.zone}`}>
-          {evidenceRows(best.evidence).map(({ name, mean, lift }) => (
+          {evidenceRows(best.evidence).map(({ name, mean, usual, lift }) => (
             <div key={name}>
-              <dt>{name}</dt>
+              <dt>{CHARACTERISTIC_WORDS[name] ?? name}</dt>
               <dd>
-                {mean.toFixed(2)} (lift {lift > 0 ? "+" : ""}
-                {lift.toFixed(3)})
+                {mean.toFixed(2)}
+                {usual === null ? "" : `, usual ${usual.toFixed(2)}`} ({lift > 0 ? "+" : ""}
+                {lift.toFixed(1)} spreads)
               </dd>
             </div>
           ))}

@@ -12,11 +12,14 @@ export function lineageText(lineage: Lineage | null): string {
 }
 
 /** The evidence of a zone as rows of a name and its figures, strongest lift first; what is no such figure is left out. */
-export function evidenceRows(evidence: Record<string, unknown>): { name: string; mean: number; lift: number }[] {
+export function evidenceRows(
+  evidence: Record<string, unknown>,
+): { name: string; mean: number; usual: number | null; lift: number }[] {
   return Object.entries(evidence)
     .flatMap(([name, figures]) => {
-      const { mean, lift } = (figures ?? {}) as Record<string, unknown>;
-      return typeof mean === "number" && typeof lift === "number" ? [{ name, mean, lift }] : [];
+      const { mean, usual, lift } = (figures ?? {}) as Record<string, unknown>;
+      if (typeof mean !== "number" || typeof lift !== "number") return [];
+      return [{ name, mean, usual: typeof usual === "number" ? usual : null, lift }];
     })
     .sort((a, b) => Math.abs(b.lift) - Math.abs(a.lift));
 }

@@ -8,6 +8,7 @@ import { type Attended, attendedPositions } from "../../lib/fingerprint";
 import { formatCount, formatShare } from "../../lib/format";
 import { tokenLabel } from "../../lib/token-text";
 import type { Token } from "../../lib/wire";
+import { CHARACTERISTIC_WORDS } from "../../lib/zones";
 import { ContextStrip } from "./ContextStrip";
 import { FingerprintPicture } from "./FingerprintPicture";
 import { ASK_FOR_TOP_K } from "./how-to-ask";
@@ -60,24 +61,34 @@ export function TokenDetail({ request, token, isPinned, onUnpin, onFlash }: Toke
 }
 
 function ZoneLine({ token }: { token: Token }) {
-  const { zone, confidence, cluster_id } = token;
+  const { zone, confidence, characteristic, cluster_id } = token;
   return (
-    <p className={styles.zone}>
-      <ZoneSwatch zone={zone} />
-      {zone === null ? (
-        "not classified"
-      ) : (
-        <Tooltip content={<ZoneTip zone={zone} />}>
-          {(describedBy) => (
-            <button type="button" className={styles.term} aria-describedby={describedBy}>
-              {zone}
-            </button>
-          )}
-        </Tooltip>
+    <>
+      <p className={styles.zone}>
+        <ZoneSwatch zone={zone} />
+        {zone === null ? (
+          "not classified"
+        ) : (
+          <Tooltip content={<ZoneTip zone={zone} />}>
+            {(describedBy) => (
+              <button type="button" className={styles.term} aria-describedby={describedBy}>
+                {zone}
+              </button>
+            )}
+          </Tooltip>
+        )}
+        <span title="How often other heads of the model would give the same zone">
+          {confidence === null ? "" : `${formatShare(confidence)} confident`}
+        </span>
+        <span>{cluster_id === null || cluster_id < 0 ? "no cluster" : `Cluster ${cluster_id}`}</span>
+      </p>
+      {characteristic === null ? null : (
+        <p className={styles.because} data-testid="characteristic">
+          because: {CHARACTERISTIC_WORDS[characteristic.name] ?? characteristic.name} {characteristic.value.toFixed(2)},
+          usual at this length {characteristic.usual.toFixed(2)}
+        </p>
       )}
-      <span>{confidence === null ? "" : `${formatShare(confidence)} confident`}</span>
-      <span>{cluster_id === null || cluster_id < 0 ? "no cluster" : `Cluster ${cluster_id}`}</span>
-    </p>
+    </>
   );
 }
 
