@@ -29,10 +29,13 @@ from attn_assets.discovery.tables import (
     zone_tables,
 )
 from attn_assets.discovery.window import numbered, window_from_table
+from attn_assets.discovery.zone_quality import zone_quality
 from attn_assets.discovery.zoning import Models, learn_formulas, zone_rows, zones_of_groups
 from attn_core.bundle import Bundle
 from attn_core.zones import ZONES, ZoneFormula, shipped_formula
 
+JUDGED_ROWS = 50_000
+"""Rows, spread over the window, that the zones' own characteristics are judged on."""
 Tables = dict[str, pa.Table]
 Figures = dict[str, float | int]
 
@@ -152,8 +155,8 @@ def label_zones(
 ) -> Tables:
     """`points`, `clusters`, `zone_labels`, and `requests` with the zone of each whole request.
 
-    Facts of `points`: metrics (the share of each zone, `ece` of the confidence, drift), and `zone_formulas`, with what
-    is usual in this window.
+    Facts of `points`: metrics (each zone's share and the AUC of its own characteristic, `ece` of the confidence, drift),
+    and `zone_formulas`, with what is usual in this window.
     """
     # Imported here: compiled loops take a second to load.
     from attn_assets.discovery.compiled import num_threads
@@ -174,6 +177,9 @@ def label_zones(
     metrics: Figures = {f"share_{name}": float(counts[i]) for i, name in enumerate(ZONES)}
     ece = formulas.default.provenance.get("confidence", {}).get("ece")
     metrics |= {} if ece is None else {"ece": float(ece)}
+    judged = np.unique(np.linspace(0, max(len(rows.zone_index) - 1, 0), JUDGED_ROWS).astype(np.int64))
+    if len(rows.zone_index):
+        metrics |= zone_quality(rows.zone_index[judged], rows.evidence[judged]).figures()
     request_no = numbered(located.column("request_id"))
     drift = drift_of(
         window.features,

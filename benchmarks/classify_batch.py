@@ -21,7 +21,6 @@ from attn_assets.discovery.neighbours import Frame
 from attn_assets.discovery.window import Window, window_from_table
 from attn_assets.settings import Settings
 from attn_core.classify import Classified, Classifier
-from attn_core.zones import ZONES
 from benchmarks.captured import mixed
 from benchmarks.measure import figure_from_limit, figure_from_pairs, pairs, report
 
@@ -85,14 +84,11 @@ def _fitted(known: Window, labels: np.ndarray[tuple[int], np.dtype[np.int32]], *
         vectors=known.vectors,
         context_len=known.context_len,
         sink_mass=known.sink_mass,
-        periodicity=known.periodicity,
         features=known.features,
         labels=labels,
-        zone_index=known.zone_probabilities().argmax(axis=1).astype(np.int8),
     )
     ids = np.arange(num_clusters, dtype=np.int32)
-    lift = np.ones((num_clusters, len(ZONES)), dtype=np.float32)
-    return Classifier(serving.fit(rows, cluster_ids=ids, cluster_zone_lift=lift, seed=0).arrays, run_id=None)
+    return Classifier(serving.fit(rows, cluster_ids=ids, seed=0).arrays, run_id=None)
 
 
 def _classify(classifier: Classifier, rows: Window) -> Classified:
@@ -100,7 +96,7 @@ def _classify(classifier: Classifier, rows: Window) -> Classified:
         rows.vectors,
         context_len=rows.context_len,
         sink_mass=rows.sink_mass,
-        periodicity=rows.periodicity,
+        periodicity=rows.given_periodicity,
         threads=THREADS,
     )
 

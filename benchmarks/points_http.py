@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from attn_core.bundle import publish
 from attn_core.classify import no_clusters
 from attn_core.fingerprint import DIM
-from attn_core.zones import ZONES
+from attn_core.zones import FILE_NAME as FORMULAS
+from attn_core.zones import ZONES, ZoneFormulas
 from benchmarks.measure import Figure, figure_from_limit, figure_from_pairs, pairs, report
 from benchmarks.sidecar_process import free_port
 from demo.processes import Stack
@@ -82,6 +83,7 @@ def _publish(folder: Path, rows: int) -> None:
         for name in ("prototypes", "requests"):
             pq.write_table(pa.table({"x": [0.0]}), directory / f"{name}.parquet")
         no_clusters().save(directory / "classifier.npz")
+        ZoneFormulas.shipped().save(directory / FORMULAS)
 
     publish(folder, run_id="2026-01-10T04-02-11", manifest={}, write=write)
 
