@@ -155,8 +155,8 @@ def label_zones(
 ) -> Tables:
     """`points`, `clusters`, `zone_labels`, and `requests` with the zone of each whole request.
 
-    Facts of `points`: metrics (each zone's share and the AUC of its own characteristic, `ece` of the confidence, drift),
-    and `zone_formulas`, with what is usual in this window.
+    Facts of `points`: metrics (each zone's share and the AUC of its own characteristic, `ece` of the confidence,
+    drift), and `zone_formulas`, with what is usual in this window.
     """
     # Imported here: compiled loops take a second to load.
     from attn_assets.discovery.compiled import num_threads

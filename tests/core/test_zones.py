@@ -367,3 +367,14 @@ def test_the_reason_is_an_own_characteristic_of_the_zone():
         reason = formula.reason(zone, row)
         assert reason.characteristic in [CHARACTERISTICS[c] for z, c, _ in OWN if z == zone]
         assert reason.value == pytest.approx(row[CHARACTERISTICS.index(reason.characteristic)], abs=1e-6)
+
+
+def test_the_shipped_formula_says_what_its_confidence_was_fitted_to_and_how_far_it_is_off():
+    told = shipped_formula().provenance["confidence"]
+    assert told["model"] == "SmolLM2-135M-Instruct"
+    assert told["num_judged"] >= 2_000
+    assert told["ece"] <= 0.05
+    rows = told["reliability"]
+    assert sum(row["share"] for row in rows) == pytest.approx(1, abs=1e-3)
+    off = sum(abs(row["confidence"] - row["correct"]) * row["share"] for row in rows)
+    assert off == pytest.approx(told["ece"], abs=1e-3)
