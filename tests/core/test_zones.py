@@ -210,13 +210,27 @@ def _zone(classifier: Classifier, row: dict) -> str:
     return classifier.classify(row["vector"][None], **given).zones()[0]
 
 
-@given(seed=st.integers(0, 2**31))
-def test_sharper_attention_never_takes_syntax_floor_away(seed):
-    drawn, formula = draw(30, seed=seed), any_formula(seed)
+@given(seed=st.integers(0, 2**31), place=st.sampled_from([None, 1, 2]))
+def test_sharper_attention_never_takes_syntax_floor_away(seed, place):
+    """Of any rows, and of rows that look at one distance class: there another zone is decided below an evenness."""
+    rng, formula = np.random.default_rng(seed), any_formula(seed)
     classifier = classifier_of(formula)
-    given = {"context_len": drawn.context_len, "sink_mass": drawn.sink_mass, "periodicity": drawn.periodicity}
-    before = classifier.classify(drawn.vectors, **given).zone_index
-    sharper = drawn.vectors.copy()
+    if place is None:
+        drawn = draw(30, seed=seed)
+        vectors, n, sink, period = drawn.vectors, drawn.context_len, drawn.sink_mass, drawn.periodicity
+    else:
+        n, sink, period = rng.integers(300, 900, 30), rng.uniform(0, 0.3, 30), np.zeros(30)
+        shares = rng.dirichlet([1, 1, 1], 30) * 0.2
+        shares[:, place] += 0.8
+        vectors = np.array(
+            [
+                vector_of(share, evenness=rng.uniform(0.61, 0.7), n=int(length), sink=mass, rng=rng)
+                for share, length, mass in zip(shares, n, sink, strict=True)
+            ]
+        )
+    given = {"context_len": n, "sink_mass": sink, "periodicity": period}
+    before = classifier.classify(vectors, **given).zone_index
+    sharper = vectors.copy()
     sharper[:, 3] *= 0.8
     after = classifier.classify(sharper, **given).zone_index
     assert (after[before == 0] == 0).all()
