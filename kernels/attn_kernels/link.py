@@ -8,6 +8,7 @@ import time
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from attn_core.addresses import is_ipv6
 from attn_kernels.curve import CurveKeys
 from attn_kernels.outbox import Limits, Outbox
 from attn_kernels.spool_segment import Parcel
@@ -51,6 +52,7 @@ class Link:
         # Messages go to a finished connection only: what a lost one held is in the outbox and is sent again.
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.IPV6, int(is_ipv6(self._address)))
         self._socket.setsockopt(zmq.RECONNECT_IVL, self._limits.reconnect_interval_ms)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, self._limits.reconnect_interval_max_ms)
         if self._curve is not None:

@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,15 @@ from attn_kernels.curve import CurveKeys
 from attn_kernels.link import Link
 from attn_kernels.outbox import Limits, Outbox
 from attn_kernels.publisher_metrics import Figures
-from attn_kernels.rows import RequestEvent, StepRows, fingerprint_batch, request_batch
+from attn_kernels.rows import RequestEvent, StepRows, fingerprint_batch, request_batch, single_rows
 from attn_kernels.spool import Spool
 
 logger = logging.getLogger(__name__)
 
 _REPORT_INTERVAL_S = 1.0
+_STALLED_S = 10.0
+"""A thread that has not come round its loop for so long is stuck."""
+_AFTER_ERROR_S = 0.5
 _ABSENT_S = 1.0
 """A sidecar that has been away this long is not waited for when the server stops and there is a spool."""
 _CLOSING_RESERVE_S = 0.5
@@ -77,6 +81,11 @@ class Publisher:
         self._report = report
         self._report_at = 0.0
         self._num_rows = 0
+        self._num_refused = self._num_errors = 0
+        self._stopping = threading.Event()
+        self._came_round_at = time.monotonic()
+        self._looked_at = time.monotonic()
+        self._said_stuck = False
         self._stop_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="attention-publisher", daemon=True)
         self._thread.start()
@@ -94,6 +103,8 @@ class Publisher:
             batches_sent=outbox.num_sent,
             batches_acknowledged=outbox.num_acknowledged,
             batches_dropped=outbox.dropped,
+            items_refused=self._num_refused,
+            errors=self._num_errors,
             queue_items=self._queue.qsize(),
             memory_batches=outbox.num_in_memory,
             memory_bytes=outbox.memory_bytes,
@@ -101,6 +112,8 @@ class Publisher:
             spool_bytes=outbox.spool_bytes,
             last_acknowledgement_seconds=link.silent_s if link is not None else 0.0,
             connected=link is not None and link.connected,
+            alive=self._thread.is_alive(),
+            stalled_seconds=time.monotonic() - self._came_round_at,
         )
 
     def put(self, item: StepRows | RequestEvent) -> None:
@@ -109,6 +122,24 @@ class Publisher:
             self._queue.put(item)
         else:
             self._outbox.count_drop("its queue is full: the publisher thread does not keep up")
+        self._look_after_thread()
+
+    def _look_after_thread(self) -> None:
+        """A thread that is dead or stuck reports nothing itself: its figures are then given from the caller's."""
+        now = time.monotonic()
+        if now - self._looked_at < _REPORT_INTERVAL_S:
+            return
+        self._looked_at = now
+        stuck = now - self._came_round_at > _STALLED_S
+        if (stuck or not self._thread.is_alive()) and self._stop_at is None:
+            if not self._said_stuck:
+                self._said_stuck = True
+                what = f"has not come round for {now - self._came_round_at:.0f} s" if stuck else "has ended"
+                logger.error("Attention publisher: its thread %s; what is captured waits in memory.", what)
+            if self._report is not None:
+                self._report(self.figures())
+        else:
+            self._said_stuck = False
 
     def close(self, timeout_s: float = 2.0) -> bool:
         """Send what is left and wait for its acknowledgement at most `timeout_s`; whether all was acknowledged.
@@ -116,6 +147,7 @@ class Publisher:
         What is not acknowledged by then stays in the spool, for the next server.
         """
         self._stop_at = time.monotonic() + timeout_s
+        self._stopping.set()
         self._thread.join(timeout_s + 1.0)
         outbox = self._outbox
         if left := outbox.num_in_memory + self._queue.qsize():
@@ -127,30 +159,51 @@ class Publisher:
     def _run(self) -> None:
         self._open_spool()
         context = zmq.Context()
-        link = self._link = Link(context, address=self._address, limits=self._limits, curve=self._curve)
+        try:
+            self._serve(context)
+        finally:
+            if self._link is not None:
+                self._link.close()
+            context.term()
+            self._outbox.spill(everything=True)
+            self._tell(last=True)
+            if self._outbox.spool is not None:
+                self._outbox.spool.close()
+
+    def _serve(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        """Until told to stop. Whatever goes wrong on the way is logged, counted and gone on after."""
         pending: list[StepRows | RequestEvent] = []
         flush_at = 0.0
-        try:
-            while not self._finished(pending, link):
+        while not self._finished(pending):
+            self._came_round_at = time.monotonic()
+            try:
+                if self._link is None:
+                    self._link = Link(context, address=self._address, limits=self._limits, curve=self._curve)
                 if not pending:
                     flush_at = time.monotonic() + self._limits.batch_interval_s
                 pending += self._take()
                 if pending and (
                     time.monotonic() >= flush_at or self._stop_at or _num_rows(pending) >= self._limits.batch_rows
                 ):
-                    self._make_batches(pending)
-                    pending = []
+                    items, pending = pending, []
+                    self._make_batches(items)
                 behind = not self._queue.empty() and not pending
-                link.exchange(self._outbox, wait_s=0.0 if behind else min(0.05, self._limits.batch_interval_s))
+                self._link.exchange(self._outbox, wait_s=0.0 if behind else min(0.05, self._limits.batch_interval_s))
                 self._outbox.spill()
                 self._tell()
-        finally:
-            link.close()
-            context.term()
-            self._outbox.spill(everything=True)
-            self._tell(last=True)
-            if self._outbox.spool is not None:
-                self._outbox.spool.close()
+            except Exception:
+                self._num_errors += 1
+                logger.exception("Attention publisher: an error; publishing goes on.")
+                self._start_over()
+
+    def _start_over(self) -> None:
+        """After an error: on a new connection, and not at once, so that a lasting one does not fill the log."""
+        link, self._link = self._link, None
+        if link is not None:
+            with suppress(Exception):
+                link.close()
+        # Not awaited when the server stops: the flag is looked at before the next round.
+        self._stopping.wait(_AFTER_ERROR_S)
 
     def _open_spool(self) -> None:
         settings = self._spool_settings
@@ -182,13 +235,13 @@ class Publisher:
             self._report_at = time.monotonic() + _REPORT_INTERVAL_S
             self._report(self.figures())
 
-    def _finished(self, pending: list[StepRows | RequestEvent], link: Link) -> bool:
+    def _finished(self, pending: list[StepRows | RequestEvent]) -> bool:
         if self._stop_at is None:
             return False
         sealed = not pending and self._queue.empty()
         if self._outbox.spool is None:
             return (sealed and self._outbox.is_empty) or time.monotonic() >= self._stop_at
-        in_vain = self._outbox.is_empty or link.absent_s > _ABSENT_S
+        in_vain = self._outbox.is_empty or self._link is None or self._link.absent_s > _ABSENT_S
         return (sealed and in_vain) or time.monotonic() >= self._stop_at - _CLOSING_RESERVE_S
 
     def _take(self) -> list[StepRows | RequestEvent]:
@@ -214,12 +267,27 @@ class Publisher:
     def _add(self, kind: str, items: list[Any], make: Callable[..., pa.RecordBatch]) -> None:
         try:
             rows = make(items, text_of=self._text_of, privacy=self._privacy)
-            self._outbox.add(kind, rows)
-        except (pa.ArrowException, OverflowError, UnicodeError) as error:
-            # Ids of a multimodal prompt may be no token's at all; one odd request must not end the publishing.
-            self._outbox.count_drop(f"a batch of {kind} cannot be written as Arrow: {error}")
-        else:
-            self._num_rows += rows.num_rows
+        except Exception as error:
+            # One of them cannot be written, for whatever reason: the others are published without it.
+            parts = items if len(items) > 1 else single_rows(items[0])
+            if len(parts) > 1:
+                for part in parts:
+                    self._add(kind, [part], make)
+                return
+            self._num_refused += 1
+            logger.error(
+                "Attention publisher: %s of request %s left out, it cannot be written: %r",
+                kind,
+                _request_of(items[0]),
+                error,
+            )
+            return
+        self._outbox.add(kind, rows)
+        self._num_rows += rows.num_rows
+
+
+def _request_of(item: StepRows | RequestEvent) -> str:
+    return item.request_id if isinstance(item, RequestEvent) else ", ".join(map(str, item.request_ids))
 
 
 def _num_rows(items: list[StepRows | RequestEvent]) -> int:

@@ -15,6 +15,8 @@ COUNTERS = {
     "batches_sent": "Batches sent to the sidecar, repeats included.",
     "batches_acknowledged": "Batches that the sidecar has committed.",
     "batches_dropped": "Batches lost: beyond the bounds, refused, or not writable.",
+    "items_refused": "Steps and request events that could not be written, each left out alone.",
+    "errors": "Errors that the publisher's thread went on after.",
 }
 GAUGES = {
     "queue_items": "Steps and request events that the publisher has not looked at yet.",
@@ -24,6 +26,8 @@ GAUGES = {
     "spool_bytes": "Bytes of the spool's files.",
     "last_acknowledgement_seconds": "Seconds since the sidecar last acknowledged something, or since the start.",
     "connected": "1 while there is a connection to the sidecar.",
+    "alive": "1 while the publisher's thread runs; 0: nothing is published, restart the server and see its log.",
+    "stalled_seconds": "Seconds since the publisher's thread last came round its loop; below 1 is usual.",
 }
 
 
@@ -37,6 +41,8 @@ class Figures:
     """Repeats included."""
     batches_acknowledged: int
     batches_dropped: int
+    items_refused: int
+    errors: int
     queue_items: int
     memory_batches: int
     memory_bytes: int
@@ -45,6 +51,8 @@ class Figures:
     last_acknowledgement_seconds: float
     """Seconds since the sidecar last acknowledged something, or since the start."""
     connected: bool
+    alive: bool
+    stalled_seconds: float
 
 
 class PublisherMetrics:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -49,11 +49,26 @@ class RequestEvent:
     finish_reason: str | None = None
 
 
+NO_TOKEN = -1
+"""Published in place of an id that no vocabulary holds: the padding of an image is a hash of many bits."""
+_INT32_MAX = 2**31 - 1
+
+
+def published_ids(token_ids: Iterable[int]) -> list[int]:
+    """The ids as the wire takes them (int32): `NO_TOKEN` for one that is negative or too large."""
+    return [one if 0 <= one <= _INT32_MAX else NO_TOKEN for one in token_ids]
+
+
+def _texts(token_ids: Iterable[int], text_of: Callable[[int], str]) -> list[str]:
+    """A text each, empty for `NO_TOKEN`."""
+    return ["" if one == NO_TOKEN else text_of(one) for one in token_ids]
+
+
 def fingerprint_batch(parts: Sequence[StepRows], *, text_of: Callable[[int], str], privacy: bool) -> pa.RecordBatch:
     """One record batch of the schema `FINGERPRINTS` from the rows of several steps."""
     vectors = np.concatenate([p.vectors for p in parts]).astype(np.float32, copy=False)
     companions = np.concatenate([p.companions for p in parts]).astype(np.float32, copy=False)
-    token_ids = list(chain.from_iterable(p.token_ids for p in parts))
+    token_ids = published_ids(chain.from_iterable(p.token_ids for p in parts))
     num_rows = len(token_ids)
     context_lens = np.fromiter(chain.from_iterable(p.context_lens for p in parts), np.int32, num_rows)
     columns: dict[str, Any] = {
@@ -61,7 +76,7 @@ def fingerprint_batch(parts: Sequence[StepRows], *, text_of: Callable[[int], str
         "step": np.fromiter(chain.from_iterable(p.steps for p in parts), np.int32, num_rows),
         "captured_at_us": np.repeat([p.captured_at_us for p in parts], [len(p.token_ids) for p in parts]),
         "token_id": None if privacy else token_ids,
-        "token_text": None if privacy else [text_of(t) for t in token_ids],
+        "token_text": None if privacy else _texts(token_ids, text_of),
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), DIM),
         "context_len": context_lens,
         "sink_mass": companions[:, 0],
@@ -77,16 +92,33 @@ def fingerprint_batch(parts: Sequence[StepRows], *, text_of: Callable[[int], str
     return _batch(columns, FINGERPRINTS, num_rows=num_rows)
 
 
+def single_rows(item: StepRows | RequestEvent) -> list[StepRows | RequestEvent]:
+    """A step's rows, each as a step of its own; an event is single."""
+    if isinstance(item, RequestEvent):
+        return [item]
+    return [
+        StepRows(
+            captured_at_us=item.captured_at_us,
+            **{
+                name: getattr(item, name)[k : k + 1]
+                for name in StepRows.__dataclass_fields__
+                if name != "captured_at_us"
+            },
+        )
+        for k in range(len(item.token_ids))
+    ]
+
+
 def request_batch(events: Sequence[RequestEvent], *, text_of: Callable[[int], str], privacy: bool) -> pa.RecordBatch:
     """One record batch of the schema `REQUESTS`; privacy leaves the prompt and what quotes it out."""
-    prompts = [None if privacy else e.prompt_token_ids for e in events]
+    prompts = [None if privacy or e.prompt_token_ids is None else published_ids(e.prompt_token_ids) for e in events]
     columns: dict[str, Any] = {
         "request_id": [e.request_id for e in events],
         "event": [e.event for e in events],
         "at_us": [e.at_us for e in events],
         "prompt_len": [e.prompt_len for e in events],
         "prompt_token_ids": prompts,
-        "prompt_token_texts": [None if ids is None else [text_of(t) for t in ids] for ids in prompts],
+        "prompt_token_texts": [None if ids is None else _texts(ids, text_of) for ids in prompts],
         "prompt_spans": [None if privacy else e.prompt_spans for e in events],
         "sampling_params": [
             None

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Server, Sink, chat_body
+from openai import OpenAI
 
 from attn_core.fingerprint import valid_rows
 
 FIELDS = {
+    "index",
     "step",
     "token_id",
     "fingerprint",
@@ -27,7 +29,7 @@ ASK = {"return_attention_tokens": True}
 
 def check_tokens(tokens: list[dict[str, Any]], *, prompt_len: int, num_tokens: int, top_k: int = 16) -> None:
     """Every step once and in order, each one a valid fingerprint of the right context."""
-    assert [t["step"] for t in tokens] == list(range(num_tokens))
+    assert [t["step"] for t in tokens] == [t["index"] for t in tokens] == list(range(num_tokens))
     assert all(set(t) == FIELDS for t in tokens)
     lens = np.array([t["context_len"] for t in tokens])
     assert lens.tolist() == [prompt_len + step for step in range(num_tokens)]
@@ -176,3 +178,25 @@ def test_the_server_s_own_warm_up_is_not_published(server: Server, sink: Sink) -
     answer = server.chat("Anything.", max_tokens=1)
     sink.ended(answer["id"])
     assert all("capital city of France" not in "".join(r["prompt_token_texts"] or []) for r in sink.rows("requests"))
+
+
+@pytest.mark.parametrize("options", [{}, {"n": 2, "temperature": 0.8}, {"logprobs": True, "top_logprobs": 2}])
+def test_the_stream_helper_of_the_openai_sdk_puts_the_tokens_together(server: Server, options: dict[str, Any]) -> None:
+    """It joins lists in deltas by the `index` of their entries, and raises where there is none.
+
+    A stop string ends the answers: the helper raises on an answer that its length cut off.
+    """
+    client = OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none")
+    messages: Any = [{"role": "user", "content": "Name three colours."}]
+    with client.chat.completions.stream(
+        model="demo", messages=messages, max_tokens=200, stop=[",", ".", "\n"], extra_body=ASK, **options
+    ) as stream:
+        for _ in stream:
+            pass
+        answer = stream.get_final_completion()
+    assert len(answer.choices) == options.get("n", 1)
+    for choice in answer.choices:
+        tokens = (choice.message.model_extra or {})["attention_tokens"]
+        assert [token["step"] for token in tokens] == list(range(len(tokens)))
+        assert len(tokens) >= 1
+        assert all(len(token["fingerprint"]) == 20 for token in tokens)

@@ -84,7 +84,10 @@ def test_what_the_budget_left_out_is_said_to_who_asked(plugin: Any) -> None:
     first = unpacked(plugin, reqs[0])
     assert first[0] is None
     assert (first[1]["token_id"], first[1]["sampled"], "captured" in first[1]) == (7, True, False)
-    assert unpacked(plugin, reqs[1]) == [None, {"step": 1, "token_id": 8, "sampled": True, "captured": False}]
+    assert unpacked(plugin, reqs[1]) == [
+        None,
+        {"index": 1, "step": 1, "token_id": 8, "sampled": True, "captured": False},
+    ]
     assert reqs[2].customized_info is None
 
 
@@ -93,7 +96,7 @@ def test_a_step_that_could_not_be_read_is_said_without_calling_it_sampled(plugin
     plan = make_plan(plugin, asked=[True]).without(lambda row: True, thinned=False)
     step = plugin.readers.StepCapture(rows=None, prompts=())
     assert consume(plugin, plan, step, reqs, [token(0, 3)]) == []
-    assert unpacked(plugin, reqs[0]) == [{"step": 0, "token_id": 3, "captured": False}]
+    assert unpacked(plugin, reqs[0]) == [{"index": 0, "step": 0, "token_id": 3, "captured": False}]
 
 
 def test_a_row_whose_token_was_not_committed_is_dropped(plugin: Any) -> None:

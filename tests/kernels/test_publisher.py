@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 from conftest import Sink, free_port
 
 from attn_core.wire import SourceInfo
+from attn_kernels import publisher as publisher_module
+from attn_kernels.link import Link
 from attn_kernels.outbox import Limits
 from attn_kernels.publisher import Publisher
+from attn_kernels.publisher_metrics import Figures
 from attn_kernels.rows import RequestEvent, StepRows
+from attn_kernels.token_text import TokenTexts
 
 INFO = SourceInfo(model_id="demo", captured_layers=(0, 1, 2, 3, 4, 5, 6, 7), num_heads=2)
 FAST = Limits(batch_interval_s=0.01, ack_timeout_s=0.3, reconnect_interval_ms=10, reconnect_interval_max_ms=20)
@@ -174,15 +182,114 @@ def test_without_a_receiver_the_oldest_are_dropped_and_counted(
     assert 0 not in kept
 
 
-def test_a_batch_that_cannot_be_written_is_dropped_alone(address: str, sinks: list[Sink]) -> None:
+def test_an_image_s_padding_ids_take_nothing_else_away(address: str, sinks: list[Sink]) -> None:
+    """SGLang pads an image with a hash: a million and 62 random bits, no int32 and nobody's token."""
     sinks.append(Sink(address))
     publishing = publisher(address)
-    odd = [1 << 40]
-    publishing.put(RequestEvent(request_id="odd", event="started", at_us=1, prompt_len=1, prompt_token_ids=odd))
+    padding = [5, 10**6 + (1 << 61), -3, 7]
+    publishing.put(RequestEvent(request_id="image", event="started", at_us=1, prompt_len=4, prompt_token_ids=padding))
+    publishing.put(RequestEvent(request_id="plain", event="started", at_us=2, prompt_len=1, prompt_token_ids=[6]))
     publishing.put(step(1))
     assert publishing.close(5)
-    assert publishing.dropped == 1
+    assert (publishing.dropped, publishing.figures().items_refused) == (0, 0)
+    image, plain = sinks[0].rows("requests")
+    assert image["prompt_token_ids"] == [5, -1, -1, 7]
+    assert image["prompt_token_texts"] == ["<5>", "", "", "<7>"]
+    assert plain["prompt_token_ids"] == [6]
     assert sinks[0].steps("r0") == [1]
+
+
+def test_what_cannot_be_written_is_left_out_alone(
+    address: str, sinks: list[Sink], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One event with parameters that are no JSON, one row of a step without a request id: their neighbours arrive."""
+    sinks.append(Sink(address))
+    publishing = publisher(address)
+    for name, params in (("a", {"n": 1}), ("odd", {"n": object()}), ("b", {"n": 2})):
+        publishing.put(RequestEvent(request_id=name, event="started", at_us=1, prompt_len=1, sampling_params=params))
+    publishing.put(replace(step(1, requests=3), request_ids=["r0", 17, "r2"]))
+    assert publishing.close(5)
+    assert [row["request_id"] for row in sinks[0].rows("requests")] == ["a", "b"]
+    assert (sinks[0].steps("r0"), sinks[0].steps("r2")) == ([1], [1])
+    assert publishing.figures().items_refused == 2
+    assert "requests of request odd left out" in caplog.text
+    assert "fingerprints of request 17 left out" in caplog.text
+
+
+@pytest.mark.parametrize("error", [KeyError(1), IndexError("list"), AttributeError("decode"), RuntimeError("panicked")])
+def test_a_tokenizer_that_raises_costs_texts_and_nothing_else(
+    address: str, sinks: list[Sink], error: Exception
+) -> None:
+    class Odd:
+        def decode(self, ids: list[int]) -> str:
+            if ids == [101]:
+                raise error
+            return f"<{ids[0]}>"  # and no convert_ids_to_tokens, as SGLang's TiktokenTokenizer
+
+    sinks.append(Sink(address))
+    publishing = Publisher(address=address, info=INFO, text_of=TokenTexts(Odd()), limits=FAST)
+    publishing.put(step(1, requests=1))
+    publishing.put(step(2, requests=1))
+    assert publishing.close(5)
+    assert [row["token_text"] for row in sinks[0].rows("fingerprints")] == ["\ufffd", "<102>"]
+    assert publishing.figures().errors == 0
+
+
+def test_an_error_in_the_loop_is_counted_and_gone_on_after(
+    address: str, sinks: list[Sink], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever raises there: here the first exchange with the sidecar, and the first connection that is made anew."""
+    exchange, opened, raised = Link.exchange, Link.__init__, threading.Event()
+
+    def broken_once(self: Link, *arguments: Any, **options: Any) -> None:
+        if not raised.is_set():
+            raised.set()
+            raise RuntimeError("no such thing was foreseen")
+        exchange(self, *arguments, **options)
+
+    made = itertools.count()
+
+    def refused_once(self: Link, *arguments: Any, **options: Any) -> None:
+        if next(made) == 1:
+            raise zmq.ZMQError(zmq.EMFILE)
+        opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Link, "exchange", broken_once)
+    monkeypatch.setattr(Link, "__init__", refused_once)
+    sinks.append(Sink(address))
+    publishing = publisher(address)
+    publishing.put(step(1))
+    sinks[0].wait(lambda: sinks[0].steps("r0") == [1])
+    figures = publishing.figures()
+    assert (figures.errors, figures.alive) == (2, True)
+    assert "no such thing was foreseen" in caplog.text
+    assert publishing.close(5)
+
+
+def test_a_dead_or_stuck_thread_is_reported_from_the_scheduler_s(
+    address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Figures] = []
+    monkeypatch.setattr(publisher_module, "_REPORT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(Publisher, "_serve", lambda self, context: None)  # ends at once
+    publishing = Publisher(address=address, info=INFO, text_of=str, limits=FAST, report=told.append)
+    publishing._thread.join(10)
+    told.clear()
+    publishing.put(step(1))
+    assert [one.alive for one in told] == [False]
+    assert "its thread has ended" in caplog.text
+
+    held = threading.Event()
+    monkeypatch.setattr(Publisher, "_serve", lambda self, context: held.wait(30))  # never comes round
+    monkeypatch.setattr(publisher_module, "_STALLED_S", -1.0)
+    stuck = Publisher(address=address, info=INFO, text_of=str, limits=FAST, report=told.append)
+    told.clear()
+    stuck.put(step(1))
+    assert [one.alive for one in told] == [True]
+    assert told[0].stalled_seconds >= 0
+    assert "has not come round" in caplog.text
+    held.set()
+    stuck.close(1)
 
 
 def test_a_full_queue_drops_and_counts(address: str) -> None:

@@ -6,6 +6,7 @@ import errno
 import itertools
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -324,3 +325,20 @@ def test_metrics_follow_the_figures(address: str, tmp_path: Path) -> None:
     spooled = publishing.figures().spool_batches
     assert spooled > 0
     assert f'attention_capture_spool_batches{{model_name="demo",tp_rank="0"}} {float(spooled)}' in text
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 on this machine")
+def test_a_sidecar_is_reached_over_ipv6() -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no IPv6 loopback on this machine")
+        port = probe.getsockname()[1]
+    address = f"tcp://[::1]:{port}"
+    sink = Sink(address, prepare=lambda router: router.setsockopt(zmq.IPV6, 1))
+    publishing = Publisher(address=address, info=INFO, text_of=str, limits=FAST)
+    publishing.put(step(1))
+    assert publishing.close(5)
+    assert sink.steps("r0") == [1]
+    sink.close()

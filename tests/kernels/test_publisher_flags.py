@@ -26,6 +26,18 @@ def test_flags_arrive_with_absolute_paths(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("flag", "value", "said"),
     [
+        ("--attention-tokens-publish", "127.0.0.1:9001", "it does not begin with tcp:// or ipc://"),
+        ("--attention-tokens-publish", "localhost:9001", "such as tcp://127.0.0.1:9001"),
+        ("--attention-tokens-publish", "tcp://127.0.0.1", "it is not tcp://HOST:PORT"),
+        ("--attention-tokens-publish", "tcp://*:9001", "a sender needs one host"),
+        ("--attention-tokens-publish", "tcp://:9001", "a sender needs one host"),
+        ("--attention-tokens-publish", "tcp://127.0.0.1:0", "port 0 does not lie between 1 and 65535"),
+        ("--attention-tokens-publish", "tcp://127.0.0.1:70000", "port 70000"),
+        ("--attention-tokens-publish", "tcp://[::zz]:9001", "is no IPv6 address"),
+        ("--attention-tokens-publish", "tcp://::1:9001", "it is not tcp://HOST:PORT"),
+        ("--attention-tokens-publish", "http://127.0.0.1:9001", "it is not tcp://HOST:PORT"),
+        ("--attention-tokens-publish", "tcp://a b:9001", "it is not tcp://HOST:PORT"),
+        ("--attention-tokens-publish", "ipc://", "a path has 1 to 107 bytes"),
         ("--attention-tokens-spool-bytes", "-1", "not a number of bytes"),
         ("--attention-tokens-spool-bytes", "1G", "not a number of bytes"),
         ("--attention-tokens-curve-server-key", "absent.key", "absent.key is not a ZMQ certificate"),
@@ -61,3 +73,12 @@ def test_the_spool_lies_in_the_users_state_directory(monkeypatch: pytest.MonkeyP
     assert default_spool_dir(port=1) == Path("/home/me/.local/state/attention-explorer/spool/1")
     monkeypatch.delenv("HOME")
     assert default_spool_dir(port=1).parts[-4].startswith("attention-explorer-")
+
+
+@pytest.mark.parametrize(
+    "address", ["off", "tcp://127.0.0.1:9001", "tcp://sidecar.internal:9001", "tcp://[::1]:9001", "ipc:///tmp/a.sock"]
+)
+def test_addresses_that_work_are_taken(address: str) -> None:
+    found = parse("--return-attention-tokens", "--attention-tokens-publish", address)
+    assert isinstance(found, CaptureSettings)
+    assert found.publish_address == address

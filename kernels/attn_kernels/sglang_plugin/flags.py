@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from attn_core.addresses import check_connect_address
 from attn_core.errors import SettingsError
 from attn_core.wire import DEFAULT_ADDRESS
 from attn_kernels.sglang_plugin.settings import PUBLISH_OFF, CaptureSettings
@@ -35,6 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--attention-tokens-publish",
+        type=_publish_address,
         default=DEFAULT_ADDRESS,
         metavar="ADDR",
         help=f"ZMQ address of the sidecar that stores the fingerprints, or '{PUBLISH_OFF}' to publish nothing. The "
@@ -115,6 +117,16 @@ def _byte_count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes: give an integer, or 0 for no spool")
     return int(text)
+
+
+def _publish_address(text: str) -> str:
+    if text == PUBLISH_OFF:
+        return text
+    try:
+        check_connect_address(text, example=DEFAULT_ADDRESS)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(f"{error}; or {PUBLISH_OFF}") from error
+    return text
 
 
 def _public_key_file(text: str) -> str:

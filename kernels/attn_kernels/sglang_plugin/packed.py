@@ -39,12 +39,16 @@ def pack(
 
 
 def unpack(entry: Packed | NotCaptured, *, sampled: bool = False) -> dict[str, Any]:
-    """The object that an answer carries for one output token; `sampled` where the budget thins the steps around it."""
+    """The object that an answer carries for one output token; `sampled` where the budget thins the steps around it.
+
+    `index` is its place in the answer's list: the OpenAI SDK's stream helper puts the deltas' lists together by it.
+    """
     mark = {"sampled": True} if sampled else {}
     if len(entry) == 2:
-        return {"step": entry[0], "token_id": entry[1], **mark, "captured": False}
+        return {"index": entry[0], "step": entry[0], "token_id": entry[1], **mark, "captured": False}
     step, token_id, vector, context_len, sink, prompt, periodicity, positions, probs, residual = entry
     return {
+        "index": step,
         "step": step,
         "token_id": token_id,
         "fingerprint": np.frombuffer(vector, np.float32).tolist(),
@@ -63,7 +67,8 @@ def unpack_prompt(packed: PackedPrompt) -> tuple[list[dict[str, Any]], list[tupl
     """The objects that an answer carries for the prompt's positions, and the ranges that are missing."""
     rows, missing = packed
     objects = []
-    for row in rows:
+    for index, row in enumerate(rows):
         found = unpack(row)
-        objects.append({"position": found.pop("step"), **found})
+        position = found.pop("step")
+        objects.append({**found, "index": index, "position": position})
     return objects, missing
