@@ -117,6 +117,8 @@ class ClassifierArrays:
             curve.ndim != 2
             or curve.shape[0] != 2
             or curve.shape[1] < 1
+            or not np.isfinite(curve).all()
+            or bool((np.diff(curve[0]) < 0).any())
             or not ((curve[1] >= 0) & (curve[1] <= 1)).all(),
             self.unclaimed_confidence.shape != (1,) or not 0 <= float(self.unclaimed_confidence[0]) <= 1,
         ]

@@ -200,7 +200,12 @@ class ZoneFormula:
         if not 1e-3 <= self.temperature <= 1e3:
             raise CalibrationError(f"zone formula: the temperature is {self.temperature}, expected 0.001 to 1000")
         table = self.margin.shape == self.chance.shape and self.margin.ndim == 1 and len(self.margin) > 1
-        if not table or not (np.diff(self.margin) > 0).all() or not (np.diff(self.chance) >= 0).all():
+        if (
+            not table
+            or not np.isfinite(self.margin).all()
+            or not (np.diff(self.margin) > 0).all()
+            or not (np.diff(self.chance) >= 0).all()
+        ):
             raise CalibrationError(
                 "zone formula: confidence must be a table from rising margins to chances never falling"
             )

@@ -135,6 +135,12 @@ def test_arrays_survive_the_disk(tmp_path):
         {"prototype_start": np.array([1, 3], dtype=np.int32)},
         {"cluster_ids": np.array([1], dtype=np.int32)},
         {"cluster_curve": np.zeros(3, dtype=np.float32)},
+        {"cluster_curve": np.zeros((2, 0), dtype=np.float32)},
+        {"cluster_curve": np.array([[0, 1], [0.5, np.nan]], dtype=np.float32)},
+        {"cluster_curve": np.array([[0, np.nan], [0.5, 0.9]], dtype=np.float32)},
+        {"cluster_curve": np.array([[1, 0], [0.5, 0.9]], dtype=np.float32)},
+        {"unclaimed_confidence": np.array([np.nan], dtype=np.float32)},
+        {"cluster_radius": np.array([np.inf, 1], dtype=np.float32)},
     ],
 )
 def test_contradicting_arrays_are_refused(tmp_path, wrong):
