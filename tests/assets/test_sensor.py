@@ -100,6 +100,42 @@ def test_every_row_is_asked_for_in_the_end_and_no_request_repeats(arrivals, wait
     assert covered == newest
 
 
+@pytest.mark.parametrize("num_rows", [1, 49, 50, 5000])
+def test_rows_dated_in_the_future_stop_nothing_and_are_asked_for_once_their_hour_has_begun(num_rows):
+    future = NOON_US + 2 * HOUR_US
+    first = ask((NOON_US - HOUR_US, 3, 3), (future, num_rows, 3 + num_rows))
+    assert first.requests == ((NOON_US - HOUR_US, 3, 3),)
+    assert first.cursor.watermark_id == 3 + num_rows
+    cursor = Cursor.from_json(first.cursor.to_json())
+    still = ask(cursor=cursor)
+    assert still.requests == ()
+    assert "clock runs ahead" in still.evidence
+    begun = ask(cursor=still.cursor, now_us=future + HOUR_US // 2)
+    assert [(hour, max_id) for hour, _, max_id in begun.requests] == [(future, 3 + num_rows)]
+    assert ask(cursor=begun.cursor, now_us=future + HOUR_US).requests == ()
+
+
+def test_a_month_of_hours_is_asked_for_a_day_at_a_time_oldest_first():
+    hours = [(NOON_US - k * HOUR_US, 10, 10 * (721 - k)) for k in range(720, 0, -1)]
+    cursor, asked = Cursor(), []
+    for tick in range(40):
+        visible = [one for one in hours if one[2] > cursor.watermark_id]
+        decision = ask(*visible, cursor=cursor, now_us=NOON_US + HOUR_US // 2 + tick * 30 * SECOND_US)
+        assert len(decision.requests) <= 24
+        asked += decision.requests
+        cursor = decision.cursor
+    assert [hour for hour, _, _ in asked] == [hour for hour, _, _ in hours]
+
+
+def test_the_sensor_lives_with_rows_of_tomorrow(graph, definitions):
+    graph.fill(60, hours_ago=2, seed=1)
+    start = hour_start_us(-25)
+    store_rows(graph.settings.db, draw(60, seed=4, start_us=start, end_us=start + HOUR_US))
+    first = look(graph, definitions)
+    assert [one.partition_key for one in first.run_requests] == [graph.key(2)]
+    assert not look(graph, definitions, cursor=first.cursor).run_requests
+
+
 def test_the_cursor_is_small_json():
     cursor = Cursor(watermark_id=9, hours={NOON_US: Asked(num_rows=3, max_id=9, at_us=NOON_US)})
     assert Cursor.from_json(cursor.to_json()) == cursor
