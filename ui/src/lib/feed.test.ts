@@ -45,6 +45,8 @@ const info = (request_id: string, started_at_us: number): RequestInfo => ({
   num_output_tokens: null,
   finish_reason: null,
   prompt_preview: null,
+  zone: null,
+  zone_confidence: null,
 });
 const started = (request_id: string, started_at_us: number): FeedMessage => ({
   kind: "request",

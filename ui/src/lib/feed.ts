@@ -60,6 +60,8 @@ function emptyRequest(requestId: string): RequestState {
     num_output_tokens: null,
     finish_reason: null,
     prompt_preview: null,
+    zone: null,
+    zone_confidence: null,
     prompt_token_texts: null,
     prompt_spans: null,
     chunks: [],

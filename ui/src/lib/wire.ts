@@ -51,6 +51,9 @@ export interface RequestInfo {
   finish_reason: string | null;
   /** The beginning of what was asked, where the list carries it. */
   prompt_preview: string | null;
+  /** Of the whole answer: the zone formula on the means of its tokens. Null where it is not known (yet). */
+  zone: Zone | null;
+  zone_confidence: number | null;
 }
 
 export interface RequestDetail extends RequestInfo {
@@ -156,6 +159,8 @@ export function requestInfoFromJson(value: unknown): RequestInfo | null {
     num_output_tokens: numberOrNull(value.num_output_tokens) ?? numberOrNull(value.num_fingerprints),
     finish_reason: stringOrNull(value.finish_reason),
     prompt_preview: stringOrNull(value.prompt_preview),
+    zone: isZone(value.zone) ? value.zone : null,
+    zone_confidence: numberOrNull(value.zone_confidence),
   };
 }
 

@@ -1,4 +1,5 @@
 import { useMemo } from "react";
+import { ZoneSwatch } from "../../components/ZoneSwatch";
 import type { RequestState } from "../../lib/feed";
 import { formatShare } from "../../lib/format";
 import { answerMeans } from "./answer-figures";
@@ -22,6 +23,17 @@ export function RequestSummary({ request }: { request: RequestState }) {
         Point at a token of the answer, or walk it with the arrow keys, to see what it looked back at. A click or a key
         press pins it.
       </p>
+      {request.zone === null ? null : (
+        <p className={styles.zone} data-testid="request-zone">
+          <ZoneSwatch zone={request.zone} />
+          <span>
+            this answer{request.is_running ? " so far" : ""}: {request.zone}
+          </span>
+          <span title="How often other heads of the model would give the same zone">
+            {request.zone_confidence === null ? "" : `${formatShare(request.zone_confidence)} confident`}
+          </span>
+        </p>
+      )}
       <section className={styles.section}>
         <h2>Mean over {means.numTokens} tokens</h2>
         <dl className={styles.facts}>

@@ -84,8 +84,8 @@ function ZoneLine({ token }: { token: Token }) {
       </p>
       {characteristic === null ? null : (
         <p className={styles.because} data-testid="characteristic">
-          because: {CHARACTERISTIC_WORDS[characteristic.name] ?? characteristic.name} {characteristic.value.toFixed(2)},
-          usual at this length {characteristic.usual.toFixed(2)}
+          because, beyond the sink: {CHARACTERISTIC_WORDS[characteristic.name] ?? characteristic.name}{" "}
+          {characteristic.value.toFixed(2)}, usual at this length {characteristic.usual.toFixed(2)}
         </p>
       )}
     </>
