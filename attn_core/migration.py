@@ -1,7 +1,8 @@
 """Bringing a database of an older schema version up to date, in one transaction: all of it or nothing.
 
 Version 1 kept one wide table `fingerprints` with every text written out in every row. Version 2 keeps numbers in
-`tokens` and shows the same columns in a view of the old name.
+`tokens` and shows the same columns in a view of the old name. Version 3 keeps the zone of each request's whole answer:
+two more columns of `requests`, null in the rows that there are.
 """
 
 from __future__ import annotations
@@ -31,29 +32,39 @@ SELECT f.id, r.request_no, f.step, f.captured_at_us, f.stored_at_us,
     f.topk_positions, f.topk_probs, f.residual_mass
 FROM fingerprints_v1 AS f CROSS JOIN request_numbers AS r ON r.request_id = f.request_id ORDER BY f.id
 """
+_REQUEST_ZONES = ("zone TEXT", "zone_confidence REAL")
+"""The columns of `requests` that version 2 lacks."""
 
 
 def version_of(connection: sqlite3.Connection) -> int:
     """The schema version of a database, 0 where it has none."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    # Today's schema.sql, run by hand on a file of version 1, sets the number but cannot move the rows.
-    return 1 if version >= 1 and _kind_of(connection, "fingerprints") == "table" else version
+    # Today's schema.sql, run by hand on an older file, sets the number but can neither move rows nor add columns.
+    if version >= 1 and _kind_of(connection, "fingerprints") == "table":
+        return 1
+    if version == 3 and _kind_of(connection, "requests") == "table" and _missing_request_zones(connection):
+        return 2
+    return version
 
 
 def bring_up_to_date(connection: sqlite3.Connection, *, schema: str) -> None:
-    """From version 1 to that of `schema` (the text of schema.sql); raises `sqlite3.Error` with nothing changed."""
+    """From version 1 or 2 to that of `schema` (the text of schema.sql); raises `sqlite3.Error` with nothing changed."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Another process may have done it while this one waited for the lock.
-        if version_of(connection) == 1:
-            _from_version_1(connection, schema)
+        version = version_of(connection)
+        if version == 1:
+            _move_tokens(connection, schema)
+        if version in (1, 2):
+            _add_request_zones(connection, schema)
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
 
 
-def _from_version_1(connection: sqlite3.Connection, schema: str) -> None:
+def _move_tokens(connection: sqlite3.Connection, schema: str) -> None:
+    """From version 1 to 2: the rows of the wide table go into the tables of `schema`."""
     for view in ("zones_per_hour", "newest_fingerprints"):
         connection.execute(f"DROP VIEW IF EXISTS {view}")
     connection.execute("ALTER TABLE fingerprints RENAME TO fingerprints_v1")
@@ -61,6 +72,19 @@ def _from_version_1(connection: sqlite3.Connection, schema: str) -> None:
         connection.execute(statement)
     for statement in (_REQUESTS, _LABELS, _TOKENS, "DROP TABLE fingerprints_v1"):
         connection.execute(statement)
+
+
+def _add_request_zones(connection: sqlite3.Connection, schema: str) -> None:
+    """From version 2 to 3: the columns that are missing, then what else `schema` has, its number among it."""
+    for column in _missing_request_zones(connection):
+        connection.execute(f"ALTER TABLE requests ADD COLUMN {column}")
+    for statement in _statements(schema):
+        connection.execute(statement)
+
+
+def _missing_request_zones(connection: sqlite3.Connection) -> list[str]:
+    held = {row[1] for row in connection.execute("PRAGMA table_info(requests)")}
+    return [column for column in _REQUEST_ZONES if column.split()[0] not in held]
 
 
 def _statements(schema: str) -> Iterator[str]:

@@ -1,7 +1,7 @@
--- The store of Attention Explorer, schema version 2.
+-- The store of Attention Explorer, schema version 3.
 --   sqlite3 fingerprints.db < schema.sql
--- may be run again at any time: it creates what is missing and changes nothing else. (A file of schema version 1 is
--- brought up to this one by the sidecar when it starts.)
+-- may be run again at any time: it creates what is missing and changes nothing else. (A file of schema version 1
+-- or 2 is brought up to this one by the sidecar when it starts.)
 -- Instants are UTC microseconds since 1970 (the `_us` names), probabilities 0..1, entropies nats.
 
 -- Only a new file takes this size: fewer pages to write for each batch of tokens.
@@ -58,7 +58,9 @@ CREATE TABLE IF NOT EXISTS requests (
     prompt_spans       TEXT,                      -- JSON array of {"message", "role", "start", "end"} in prompt positions
     sampling_params    TEXT,                      -- JSON object
     num_output_tokens  INTEGER,  -- tokens made, those without text included
-    finish_reason      TEXT                       -- null while running
+    finish_reason      TEXT,                      -- null while running
+    zone               TEXT,                      -- zone of the whole answer, as of its end; null while running
+    zone_confidence    REAL                       -- 0..1
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX IF NOT EXISTS requests_started_at ON requests (started_at_us);
@@ -172,6 +174,6 @@ FROM fingerprints AS f
 ORDER BY f.id DESC
 LIMIT 100;
 
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 
 COMMIT;

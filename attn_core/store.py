@@ -22,11 +22,11 @@ from attn_core.migration import bring_up_to_date, version_of
 
 __all__ = [
     "BUSY_TIMEOUT_MS", "HOUR_US", "STORED", "STORE_VERSION", "explain", "hours_with_rows_after", "insert_fingerprints",
-    "max_id", "open_reader", "open_writer", "read_fingerprints", "record_clusters", "record_run", "record_source",
-    "schema_sql", "upsert_requests",
+    "max_id", "open_reader", "open_writer", "read_fingerprints", "record_clusters", "record_request_zone", "record_run",
+    "record_source", "schema_sql", "upsert_requests",
 ]  # fmt: skip
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 HOUR_US = 3_600_000_000
 BUSY_TIMEOUT_MS = 5_000
 WRITER_CACHE_KIB = 65_536
@@ -180,6 +180,12 @@ def upsert_requests(connection: sqlite3.Connection, rows: pa.RecordBatch, *, mod
                 row["finish_reason"],
             ),
         )
+
+
+def record_request_zone(connection: sqlite3.Connection, *, request_id: str, zone: str, confidence: float) -> None:
+    """Write the zone of a whole answer, and its confidence 0..1, into the request's row."""
+    sql = "UPDATE requests SET zone = ?, zone_confidence = ? WHERE request_id = ?"
+    connection.execute(sql, (zone, confidence, request_id))
 
 
 def record_source(

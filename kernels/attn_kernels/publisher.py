@@ -83,7 +83,7 @@ class Publisher:
         self._num_rows = 0
         self._num_refused = self._num_errors = 0
         self._stopping = threading.Event()
-        self._came_round_at = time.monotonic()
+        self._came_round_at = self._unlinked_at = time.monotonic()
         self._looked_at = time.monotonic()
         self._said_stuck = False
         self._stop_at: float | None = None
@@ -199,6 +199,7 @@ class Publisher:
     def _start_over(self) -> None:
         """After an error: on a new connection, and not at once, so that a lasting one does not fill the log."""
         link, self._link = self._link, None
+        self._unlinked_at = time.monotonic()
         if link is not None:
             with suppress(Exception):
                 link.close()
@@ -241,7 +242,9 @@ class Publisher:
         sealed = not pending and self._queue.empty()
         if self._outbox.spool is None:
             return (sealed and self._outbox.is_empty) or time.monotonic() >= self._stop_at
-        in_vain = self._outbox.is_empty or self._link is None or self._link.absent_s > _ABSENT_S
+        # Without a connection at all: as long as it has been so.
+        absent_s = time.monotonic() - self._unlinked_at if self._link is None else self._link.absent_s
+        in_vain = self._outbox.is_empty or absent_s > _ABSENT_S
         return (sealed and in_vain) or time.monotonic() >= self._stop_at - _CLOSING_RESERVE_S
 
     def _take(self) -> list[StepRows | RequestEvent]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from msgspec import Meta
 from attn_core.classify import Classified, Classifier, cluster_label
 from attn_core.errors import InvalidFingerprint
 from attn_core.features import features_from_vectors
-from attn_core.fingerprint import DIM, HISTOGRAM, why_invalid
+from attn_core.fingerprint import DIM, HISTOGRAM, vectors_from_blobs, why_invalid
 from attn_core.zones import CHARACTERISTICS, ZONES, ZoneFormula
 
 F32 = npt.NDArray[np.float32]
@@ -81,6 +81,25 @@ def rows_from_values(
     )
 
 
+def rows_from_stored(stored: Sequence[tuple[Any, ...]]) -> Rows:
+    """Rows from m stored tokens: (vector as 80 bytes, context_len, sink_mass, periodicity), None where unknown."""
+    blobs, context_len, sink_mass, periodicity = zip(*stored, strict=True) if stored else ((), (), (), ())
+    return Rows(
+        # A copy: of arrays that cannot be written to Numba makes machine code of its own, which takes seconds.
+        vectors=vectors_from_blobs(blobs).copy(),
+        context_len=np.array([n or 0 for n in context_len], dtype=np.int64),
+        # NumPy makes NaN of None.
+        sink_mass=np.array(sink_mass, dtype=np.float32),
+        periodicity=np.array(periodicity, dtype=np.float32),
+    )
+
+
+def characteristic_of(formula: ZoneFormula, zone: int, evidence: npt.NDArray[Any]) -> Characteristic:
+    """What speaks most for this zone (an index into `ZONES`) at this evidence, [NUM_EVIDENCE]."""
+    reason = formula.reason(zone, evidence)
+    return Characteristic(name=reason.characteristic, value=round(reason.value, 4), usual=round(reason.usual, 4))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answers:
     """What one classifier says of m rows, which all have no model or the same."""
@@ -109,8 +128,7 @@ class Answers:
 
     def characteristic(self, row: int, *, zone: int) -> Characteristic:
         """What speaks most for this zone (an index into `ZONES`) in one row."""
-        reason = self.formula.reason(zone, self.classified.evidence[row])
-        return Characteristic(name=reason.characteristic, value=round(reason.value, 4), usual=round(reason.usual, 4))
+        return characteristic_of(self.formula, zone, self.classified.evidence[row])
 
 
 def answers_of(classifier: Classifier, rows: Rows, *, model_id: str | None = None) -> Answers:

@@ -17,16 +17,15 @@ tokens, and bounds of means are means of bounds.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from attn_core.fingerprint import SINK_POSITIONS
+from attn_sidecar.sentences import sentence_ranges
 from attn_sidecar.store.records import Token
 
-_SENTENCE_END = re.compile(r"[.!?。！？…]+[\"'”’)\]]*\s+|\n+|[。！？]")
 SINK, MESSAGE, TEMPLATE, ANSWER = "sink", "message", "template", "answer"
 
 
@@ -145,30 +144,6 @@ def token_grounding(token: Token, *, parts: Sequence[Part], prompt_len: int) -> 
         if known is not None:
             low[i] = high[i] = known
     return TokenGrounding(step=token.step, low=_rounded(low), high=_rounded(high), mass_not_shown=round(not_shown, 6))
-
-
-def sentence_ranges(texts: Sequence[str | None]) -> list[tuple[int, int]]:
-    """Half-open ranges of tokens, one a sentence; a token belongs to the sentence in which its text begins."""
-    starts = [0]
-    for text in texts:
-        starts.append(starts[-1] + len(text or ""))
-    whole = "".join(text or "" for text in texts)
-    cuts = [match.end() for match in _SENTENCE_END.finditer(whole)]
-    begin, token = 0, 0
-    ranges = []
-    for cut in [*cuts, len(whole) + 1]:
-        # A token of leading space and a word, as " The", opens the sentence that its word opens.
-        while token < len(texts) and starts[token] + _indent(texts[token]) < cut:
-            token += 1
-        if token > begin:
-            ranges.append((begin, token))
-            begin = token
-    return ranges
-
-
-def _indent(text: str | None) -> int:
-    bare = (text or "").lstrip()
-    return len(text or "") - len(bare) if bare else 0
 
 
 def _known(kind: str, token: Token) -> float | None:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ from attn_core.classify import Classifier
 from attn_core.errors import StoreError
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
+from attn_sidecar.sequence_zones import SequenceZone
 from attn_sidecar.store.jobs import Committed
 from attn_sidecar.store.reader import Reader
 from attn_sidecar.store.records import Token
@@ -59,11 +60,16 @@ def tokens_message(tokens: Sequence[Token]) -> bytes:
     return msgspec.json.encode({"kind": "tokens", "cursor": tokens[-1].id, "tokens": tokens})
 
 
-def request_messages(model_id: str, rows: pa.RecordBatch) -> list[bytes]:
-    """A `request` message for each row of request events."""
+def request_messages(model_id: str, rows: pa.RecordBatch, zones: Mapping[str, SequenceZone]) -> list[bytes]:
+    """A `request` message for each row of request events.
+
+    `zones` holds the zones, by request id, of the requests that ended in the same transaction; an end whose request
+    has no stored tokens, and every start, says null.
+    """
     messages = []
     for row in rows.to_pylist():
         spans = row["prompt_spans"]
+        zone = zones.get(row["request_id"]) if row["event"] == "ended" else None
         message = {
             "kind": "request",
             "request_id": row["request_id"],
@@ -75,6 +81,8 @@ def request_messages(model_id: str, rows: pa.RecordBatch) -> list[bytes]:
             "prompt_spans": msgspec.Raw(spans.encode()) if spans is not None else None,
             "finish_reason": row["finish_reason"],
             "num_output_tokens": row["num_output_tokens"],
+            "zone": None if zone is None else zone.zone,
+            "zone_confidence": None if zone is None else zone.confidence,
         }
         messages.append(msgspec.json.encode(message))
     return messages
@@ -102,7 +110,7 @@ class LiveHub:
         self._subscribers: set[Subscriber] = set()
         self._bell = threading.Condition()
         self._newest_id = 0
-        self._requests: list[tuple[str, pa.RecordBatch]] = []
+        self._requests: list[tuple[str, pa.RecordBatch, Mapping[str, SequenceZone]]] = []
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="attn-live", daemon=True)
@@ -143,7 +151,8 @@ class LiveHub:
                 self._at = min(self._at, commit.newest_id - commit.num_new)
             self._newest_id = commit.newest_id
             if self._subscribers:
-                self._requests = [*self._requests, *commit.requests][-MAX_REQUEST_BATCHES:]
+                arrived = [(model_id, rows, commit.request_zones) for model_id, rows in commit.requests]
+                self._requests = [*self._requests, *arrived][-MAX_REQUEST_BATCHES:]
             self._bell.notify()
 
     def subscribe(self) -> Subscriber:
@@ -213,8 +222,8 @@ class LiveHub:
                 if self._stopping:
                     return
                 newest, requests, self._requests = self._newest_id, self._requests, []
-            for model_id, rows in requests:
-                for message in request_messages(model_id, rows):
+            for model_id, rows, zones in requests:
+                for message in request_messages(model_id, rows, zones):
                     self._deliver(message, cursor=None)
             while self._at < newest and not self._stopping and reader.is_current():
                 began_s, before = time.monotonic(), self._at

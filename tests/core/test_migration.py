@@ -1,4 +1,4 @@
-"""A database of schema version 1 is brought up to date in one transaction, and nothing that it held is lost."""
+"""A database of schema version 1 or 2 is brought up to date in one transaction; nothing that it held is lost."""
 
 import sqlite3
 import subprocess
@@ -11,6 +11,16 @@ from attn_core import migration, store
 from attn_core.errors import SchemaMismatch
 
 VERSION_1 = (Path(__file__).parent / "schema_version_1.sql").read_text(encoding="utf-8")
+VERSION_2 = (Path(__file__).parent / "schema_version_2.sql").read_text(encoding="utf-8")
+REQUEST_COLUMNS = (
+    "request_id, model_id, started_at_us, ended_at_us, prompt_len, prompt_token_ids, prompt_token_texts, prompt_spans, "
+    "sampling_params, num_output_tokens, finish_reason"
+)
+REQUESTS = [
+    ("a", "m", 1, 2, 3, b"\1\0\0\0", '["x"]', "[]", "{}", 4, "stop"),
+    ("b", None, None, 9, *[None] * 7),
+    ("c", "m", 5, None, 8, *[None] * 6),
+]
 ROWS = [
     (1, "b", 0, 10, 11, "m", 5, "x", bytes(80), 9, 0.5, 0.25, 0.125, b"abcd", b"efgh", 0.5, "diffuse", 0.75, 3, "run"),
     (4, "a", 7, 12, 13, None, None, None, bytes([1] * 80), *[None] * 11),
@@ -34,6 +44,48 @@ def old(tmp_path):
     return path
 
 
+@pytest.fixture
+def version_2(tmp_path):
+    """The rows of `ROWS` and `REQUESTS` in a file that the code before version 3 made."""
+    path = tmp_path / "version_2.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_2)
+        connection.executemany("INSERT INTO request_numbers VALUES (?, ?)", [(1, "b"), (2, "a")])
+        labels = {label: no for no, label in enumerate(["m", "diffuse", "long_range", "run"], start=1)}
+        connection.executemany("INSERT INTO labels (label, label_no) VALUES (?, ?)", labels.items())
+        names = COLUMNS.replace("request_id", "request_no").replace("model_id", "model_no")
+        names = names.replace("classified_run_id", "classified_run_no").replace("zone,", "zone_no,")
+        places = {"model_id": labels, "zone": labels, "classified_run_id": labels, "request_id": {"b": 1, "a": 2}}
+        for row in ROWS:
+            values = [
+                places[name].get(value) if name in places else value
+                for name, value in zip(COLUMNS.split(", "), row, strict=True)
+            ]
+            connection.execute(f"INSERT INTO tokens ({names}) VALUES ({','.join('?' * 20)})", values)  # noqa: S608
+        marks = ",".join("?" * 11)
+        connection.executemany(f"INSERT INTO requests ({REQUEST_COLUMNS}) VALUES ({marks})", REQUESTS)  # noqa: S608
+        connection.execute("INSERT INTO ingest_sources VALUES (?, 'm', 3, 0, 1, 2)", (bytes(16),))
+        connection.commit()
+    return path
+
+
+def all_requests(connection):
+    return connection.execute(f"SELECT {REQUEST_COLUMNS} FROM requests ORDER BY request_id").fetchall()  # noqa: S608
+
+
+def structure(path):
+    """Every object, of a table its columns and kind: ALTER TABLE leaves another text than CREATE TABLE."""
+    with closing(sqlite3.connect(path)) as connection:
+        found = []
+        for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name"):
+            if kind == "table":
+                columns = connection.execute("SELECT * FROM pragma_table_xinfo(?)", (name,)).fetchall()
+                kinds = connection.execute("SELECT type, wr, strict FROM pragma_table_list(?)", (name,)).fetchall()
+                sql = (columns, kinds)
+            found.append((kind, name, sql))
+        return found
+
+
 def everything(connection):
     return connection.execute(f"SELECT {COLUMNS} FROM fingerprints ORDER BY id").fetchall()  # noqa: S608
 
@@ -53,20 +105,50 @@ def test_every_row_and_column_survives(old):
     assert table["zone"].to_pylist() == ["long_range", "diffuse", None]
 
 
-def test_the_tables_are_those_of_a_new_database(old, tmp_path):
-    store.open_writer(old).close()
+@pytest.mark.parametrize("version", ["old", "version_2"])
+def test_the_tables_are_those_of_a_new_database(request, version, tmp_path):
+    path = request.getfixturevalue(version)
+    store.open_writer(path).close()
     store.open_writer(tmp_path / "new.db").close()
+    assert structure(path) == structure(tmp_path / "new.db")
 
-    def schema(path):
-        with closing(sqlite3.connect(path)) as connection:
-            return connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
 
-    assert schema(old) == schema(tmp_path / "new.db")
+def run_todays_schema(path):
+    subprocess.run(["sqlite3", path], input=store.schema_sql(), text=True, check=False, capture_output=True)
+
+
+@pytest.mark.parametrize("before", [lambda _: None, run_todays_schema], ids=["as it was", "after today's schema.sql"])
+def test_version_2_keeps_every_row_and_gains_the_zones_of_requests(version_2, before):
+    before(version_2)
+    with pytest.raises(SchemaMismatch, match="has schema version 2"):
+        store.open_reader(version_2)
+    with closing(store.open_writer(version_2)) as connection:
+        assert everything(connection) == ROWS
+        assert all_requests(connection) == REQUESTS
+        zones = connection.execute("SELECT DISTINCT zone, zone_confidence FROM requests").fetchall()
+        assert zones == [(None, None)]
+        assert connection.execute("SELECT last_seq FROM ingest_sources").fetchall() == [(3,)]
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        store.record_request_zone(connection, request_id="a", zone="diffuse", confidence=0.5)
+    with closing(store.open_writer(version_2)) as connection:
+        found = connection.execute("SELECT request_id, zone, zone_confidence FROM requests ORDER BY 1").fetchall()
+    assert found == [("a", "diffuse", 0.5), ("b", None, None), ("c", None, None)]
+
+
+def test_a_migration_from_version_2_that_fails_leaves_version_2(version_2, monkeypatch):
+    monkeypatch.setattr(migration, "_REQUEST_ZONES", ("zone TEXT", "zone_confidence NONSENSE"))
+    with pytest.raises(store.StoreError, match="NONSENSE"):
+        store.open_writer(version_2)
+    with closing(sqlite3.connect(version_2)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert "zone" not in [row[1] for row in connection.execute("PRAGMA table_info(requests)")]
+        assert all_requests(connection) == REQUESTS
 
 
 def test_todays_schema_run_by_hand_on_an_old_file_loses_nothing(old):
     """The shell sets the version's number without moving the rows; the sidecar sees through it."""
-    subprocess.run(["sqlite3", old], input=store.schema_sql(), text=True, check=False, capture_output=True)
+    run_todays_schema(old)
     with closing(store.open_writer(old)) as connection:
         assert everything(connection) == ROWS
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_sidecar.grounding import grounding, parts_of, sentence_ranges
+from attn_sidecar.grounding import grounding, parts_of
+from attn_sidecar.sentences import sentence_ranges
 from attn_sidecar.store.records import Token
 
 ROUNDING = 3e-6

@@ -29,6 +29,8 @@ _REQUEST = {
     "num_output_tokens": 48,
     "finish_reason": "stop",
     "num_fingerprints": 48,
+    "zone": "semantic_bridge",
+    "zone_confidence": 0.85,
     "prompt_preview": "What is 2+2?",
 }
 _SIDE = {

@@ -26,7 +26,10 @@ _LIMIT = Parameter(
 )
 _CURSOR = Parameter(name="cursor", kind="string", description="`next_cursor` of the answer before this one")
 _ZONE = Parameter(name="zone", kind="string", choices=ZONES, description="with at least one token of this zone")
-_FILTERS = (_LIMIT, _CURSOR, MODEL, FROM_US, TO_US, _ZONE)
+_REQUEST_ZONE = Parameter(
+    name="request_zone", kind="string", choices=ZONES, description="that ended, and whose whole answer has this zone"
+)
+_FILTERS = (_LIMIT, _CURSOR, MODEL, FROM_US, TO_US, _ZONE, _REQUEST_ZONE)
 _ID = Parameter(name="request_id", place="path", kind="string", description="the answer's id", example="chatcmpl-1")
 _FROM_STEP = Parameter(
     name="from_step", kind="integer", least=0, most=2**31 - 1, default=0, description="first step to give"
@@ -81,6 +84,7 @@ def endpoints(readers: ReadPool) -> list[Endpoint]:
             from_us=asked["from_us"],
             to_us=asked["to_us"],
             zone=asked["zone"],
+            request_zone=asked["request_zone"],
         )
         # One more than asked for tells whether there is more.
         found = await readers.ask(lambda reader: reader.requests(wanted, limit=limit + 1))

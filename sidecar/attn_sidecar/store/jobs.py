@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow as pa
 from attn_core.classify import Classified
 from attn_core.wire import FINGERPRINTS, Batch
 from attn_sidecar.classification import Answers, Rows
+from attn_sidecar.sequence_zones import SequenceZone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ class Committed:
     """(model_id, rows, answers on arrival), all rows of the transaction that came over the wire."""
     requests: list[tuple[str, pa.RecordBatch]] = field(default_factory=list)
     """(model_id, rows) of each batch of request events."""
+    request_zones: Mapping[str, SequenceZone] = field(default_factory=dict)
+    """By request id, of the requests that ended in this transaction."""
 
 
 def rows_from_posted(posted: Sequence[PostedFingerprint]) -> pa.RecordBatch:

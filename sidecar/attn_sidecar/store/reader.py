@@ -12,13 +12,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from attn_core.classify import Classifier
 from attn_core.errors import QueryTooLong, StoreError
 from attn_core.store import max_id, open_reader
+from attn_sidecar.classification import rows_from_values
+from attn_sidecar.sequence_zones import SequenceZone, evidence_of, sentence_zones
 from attn_sidecar.store.access import identity
 from attn_sidecar.store.hiding import hide_content
 from attn_sidecar.store.records import (
@@ -30,12 +32,15 @@ from attn_sidecar.store.records import (
     preview_from_prompt,
     tokens_from_rows,
 )
+from attn_sidecar.store.request_zones import ALL, zones_of_stored
 
 _NUM_THREADS = 2
 _STEPS_A_LOOK = 20_000
 """SQLite's steps between two looks at the clock: some 100 us."""
 QUERY_S = 10.0
 """Longest that a question over many rows may take: a reading thread is not to be lost to one client."""
+TOKENS_OF_A_RUNNING_REQUEST = 2_000
+"""The latest tokens of a running request that its zone in a list is computed from: a list may hold many requests."""
 Answer = TypeVar("Answer")
 
 
@@ -110,7 +115,12 @@ class Reader:
         return int(str(self.rows("SELECT count(*) FROM requests")[0][0]))
 
     def requests(self, asked: RequestFilter, *, limit: int) -> list[RequestSummary]:
-        """Requests by start, newest first, those whose start was never reported last; `limit` at most."""
+        """Requests by start, newest first, those whose start was never reported last; `limit` at most.
+
+        A request that has no stored zone (it is running, or has no tokens, or ended under an earlier schema version)
+        gets the zone of its tokens so far, by the served classifier. For this at most the latest
+        `TOKENS_OF_A_RUNNING_REQUEST` tokens of a request are read.
+        """
         found = [] if asked.after is not None and asked.after[0] is None else self._requests(asked, "started", limit)
         # NULLs have no place in a comparison of rows, so that they are a list of their own.
         rest = limit - len(found)
@@ -123,19 +133,30 @@ class Reader:
         sql = f"""
             SELECT r.request_id, r.model_id, r.started_at_us, r.ended_at_us, r.prompt_len, r.num_output_tokens,
                 r.finish_reason, (SELECT count(*) FROM fingerprints f WHERE f.request_id = r.request_id),
-                r.prompt_token_texts, r.prompt_spans
+                r.zone, r.zone_confidence, r.prompt_token_texts, r.prompt_spans
             FROM requests r WHERE {conditions} ORDER BY r.started_at_us DESC, r.request_id DESC LIMIT ?
         """  # noqa: S608 - our own conditions; values are bound
         names = RequestSummary.__struct_fields__
-        found = []
+        found: list[dict[str, Any]] = []
         for *row, texts, spans in self.rows(sql, *values, limit, within_s=QUERY_S):
-            summary = dict(zip(names, [*row, preview_from_prompt(texts, spans)], strict=True))  # type: ignore[arg-type]
-            found.append(RequestSummary(**summary))  # type: ignore[arg-type]
-        return found
+            found.append(dict(zip(names, [*row, preview_from_prompt(texts, spans)], strict=True)))  # type: ignore[arg-type]
+        models = {one["request_id"]: one["model_id"] for one in found if one["zone"] is None}
+        zones = self._zones_so_far(models, most=TOKENS_OF_A_RUNNING_REQUEST)
+        return [RequestSummary(**one | _named(zones.get(one["request_id"]))) for one in found]
+
+    def _zones_so_far(self, models: dict[str, str | None], *, most: int = ALL) -> dict[str, SequenceZone]:
+        """By request id, the zones of the latest `most` tokens of these requests, by the served classifier."""
+        ask = partial(self.rows, within_s=QUERY_S)
+        return zones_of_stored(ask, models, classifier=self._classifier(), most=most)
 
     def request(self, request_id: str, *, from_step: int = 0, max_tokens: int = -1) -> RequestDetail | None:
-        """What is stored of one request, its tokens from this step on, or None where nothing is."""
-        columns = [name for name in RequestDetail.__struct_fields__ if name not in ("tokens", "next_step")]
+        """What is stored of one request, its tokens from this step on, or None where nothing is.
+
+        A request that has no stored zone gets that of all its tokens so far, by the served classifier; the sentences
+        are those of the tokens from this step on, by the same classifier.
+        """
+        computed = ("tokens", "sentences", "next_step")
+        columns = [name for name in RequestDetail.__struct_fields__ if name not in computed]
         rows = self.rows(f"SELECT {', '.join(columns)} FROM requests WHERE request_id = ?", request_id)  # noqa: S608
         most = -1 if max_tokens < 0 else max_tokens + 1
         tokens = self.tokens("request_id = ? AND step >= ? ORDER BY step LIMIT ?", request_id, from_step, most)
@@ -143,7 +164,7 @@ class Reader:
             return None
         next_step = tokens[max_tokens].step if 0 <= max_tokens < len(tokens) else None
         tokens = tokens[:max_tokens] if next_step is not None else tokens
-        values: dict[str, object] = dict.fromkeys(columns)
+        values: dict[str, Any] = dict.fromkeys(columns)
         values |= {"request_id": request_id, "model_id": tokens[0].model_id if tokens else None}
         if rows:
             values |= dict(zip(columns, rows[0], strict=True))
@@ -152,7 +173,26 @@ class Reader:
         for name in ("prompt_token_texts", "prompt_spans", "sampling_params"):
             text = values[name]
             values[name] = json.loads(text) if isinstance(text, str) else None
-        return RequestDetail(**values, tokens=tokens, next_step=next_step)  # type: ignore[arg-type]
+        shown = rows_from_values(
+            [token.vector for token in tokens],
+            context_len=[token.context_len for token in tokens],
+            sink_mass=[token.sink_mass for token in tokens],
+            periodicity=[token.periodicity for token in tokens],
+        )
+        evidence = evidence_of(self._classifier(), shown, model_id=values["model_id"])
+        if values["zone"] is None:
+            are_all = from_step == 0 and next_step is None
+            models = {request_id: values["model_id"]}
+            values |= _named(evidence.zone() if are_all else self._zones_so_far(models).get(request_id))
+        sentences = sentence_zones(
+            evidence, steps=[token.step for token in tokens], texts=[token.token_text for token in tokens]
+        )
+        return RequestDetail(**values, tokens=tokens, sentences=sentences, next_step=next_step)
+
+
+def _named(found: SequenceZone | None) -> dict[str, Any]:
+    """A zone as the fields of a request; nothing where none was found."""
+    return {} if found is None else {"zone": found.zone, "zone_confidence": found.confidence}
 
 
 class ReadPool:

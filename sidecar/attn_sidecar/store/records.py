@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 
 from attn_core.classify import Classifier
-from attn_core.fingerprint import vectors_from_blobs
 from attn_core.zones import ZONES
-from attn_sidecar.classification import Characteristic, Rows, answers_of
+from attn_sidecar.classification import Characteristic, answers_of, rows_from_stored
+from attn_sidecar.sequence_zones import SentenceZone
 
 PREVIEW_CHARACTERS = 120
 _HAS_ZONE = (
@@ -66,6 +66,10 @@ class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
     num_output_tokens: int | None
     finish_reason: str | None
     num_fingerprints: int
+    zone: str | None
+    """Of the whole answer as of its end; of a running request, of its latest 2,000 tokens. Null before its first."""
+    zone_confidence: float | None
+    """0..1"""
     prompt_preview: str | None
     """The beginning of the last user message, or of the prompt where it has no messages."""
 
@@ -82,6 +86,8 @@ class RequestFilter:
     """Exclusive; of `started_at_us`."""
     zone: str | None = None
     """With at least one token of this zone."""
+    request_zone: str | None = None
+    """Ended in this zone."""
 
     def conditions(self, part: str) -> tuple[str, list[object]]:
         """SQL and its values for the requests ``started``, or for those whose start is ``unknown``."""
@@ -101,6 +107,7 @@ class RequestFilter:
             ("r.started_at_us >= ?", self.from_us),
             ("r.started_at_us < ?", self.to_us),
             (_HAS_ZONE, self.zone),
+            ("r.zone = ?", self.request_zone),
         ):
             if value is not None:
                 found.append((condition, value))
@@ -121,7 +128,13 @@ class RequestDetail(msgspec.Struct, frozen=True, kw_only=True):
     sampling_params: dict[str, Any] | None
     num_output_tokens: int | None
     finish_reason: str | None
+    zone: str | None
+    """Of the whole answer as of its end; of a running request, of all its tokens so far. Null before its first."""
+    zone_confidence: float | None
+    """0..1"""
     tokens: list[Token]
+    sentences: list[SentenceZone] | None
+    """Of `tokens`, each with the zone of its tokens' mean evidence; null where texts are missing (privacy mode)."""
     next_step: int | None
     """Where the next answer begins (`from_step`), null where these tokens are the last."""
 
@@ -157,14 +170,8 @@ def _characteristics(records: Sequence[dict[str, Any]], classifier: Classifier) 
         if record["zone"] in ZONES:
             by_model.setdefault(record["model_id"], []).append(i)
     for model_id, members in by_model.items():
-        those = [records[i] for i in members]
-        rows = Rows(
-            vectors=vectors_from_blobs([one["vector"] for one in those]).copy(),
-            context_len=np.array([one["context_len"] or 0 for one in those], dtype=np.int64),
-            # NumPy makes NaN of None.
-            sink_mass=np.array([one["sink_mass"] for one in those], dtype=np.float32),
-            periodicity=np.array([one["periodicity"] for one in those], dtype=np.float32),
-        )
+        names = ("vector", "context_len", "sink_mass", "periodicity")
+        rows = rows_from_stored([tuple(records[i][name] for name in names) for i in members])
         answers = answers_of(classifier, rows, model_id=model_id)
         for row, i in enumerate(members):
             if answers.invalid[row] is None:

@@ -15,13 +15,14 @@ from attn_core.insertion import LaidOut, lay_out
 from attn_core.store import insert_fingerprints, max_id, record_source, upsert_requests
 from attn_core.wire import Batch, vectors_from_rows
 from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint, Stored, rows_from_posted
+from attn_sidecar.store.request_zones import record_zones_at_end
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedGroup:
     """Everything that one transaction writes."""
 
-    run_id: str | None
+    classifier: Classifier
     now_us: int
     tokens: list[tuple[str, pa.RecordBatch, Classified]]
     """(model_id, rows, answers), one for each model."""
@@ -48,7 +49,7 @@ def prepare(jobs: Sequence[ArrivedBatch | PostedFingerprint], *, classifier: Cla
         rows = pa.concat_batches(parts) if len(parts) > 1 else parts[0]
         tokens.append((model_id, rows, _classify(classifier, rows, model_id=model_id)))
     return PreparedGroup(
-        run_id=classifier.run_id,
+        classifier=classifier,
         now_us=now_us,
         tokens=tokens,
         laid_out=[list(lay_out(rows, classified)) for _, rows, classified in tokens],
@@ -101,7 +102,7 @@ def _write_rows(connection: sqlite3.Connection, prepared: PreparedGroup) -> tupl
             model_id=model_id,
             stored_at_us=prepared.now_us,
             classified=classified,
-            run_id=prepared.run_id,
+            run_id=prepared.classifier.run_id,
             laid_out=laid_out,
         )
     for model_id, rows in prepared.requests:
@@ -118,14 +119,17 @@ def _write_rows(connection: sqlite3.Connection, prepared: PreparedGroup) -> tupl
     answers: list[Callable[[], None]] = [partial(job.answer, None) for job in prepared.arrived]
     stored = _insert_posted(connection, prepared.posted, now_us=prepared.now_us)
     num_rows, num_new = num_rows + len(stored), num_new + sum(stored)
+    # Now that all tokens of the transaction are written.
+    request_zones = record_zones_at_end(connection, prepared.requests, classifier=prepared.classifier)
     answers += [partial(one.answer, Stored(stored=new)) for one, new in zip(prepared.posted, stored, strict=True)]
     committed = Committed(
         newest_id=max_id(connection),
         num_new=num_new,
         num_repeated=num_rows - num_new,
-        run_id=prepared.run_id,
+        run_id=prepared.classifier.run_id,
         tokens=prepared.tokens,
         requests=prepared.requests,
+        request_zones=request_zones,
     )
     return committed, answers
 

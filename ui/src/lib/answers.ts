@@ -1,5 +1,11 @@
 /** The sidecar's answers, generated from its OpenAPI by dev/generate_types.py. Not edited by hand. */
 
+export interface Characteristic {
+  name: string;
+  value: number;
+  usual: number;
+}
+
 export interface Cluster {
   cluster_id: number;
   cluster_label: string;
@@ -222,6 +228,7 @@ export interface Token {
   topk_positions: number[] | null;
   topk_probs: number[] | null;
   residual_mass: number | null;
+  characteristic: Characteristic | null;
 }
 
 export interface TokenGrounding {
