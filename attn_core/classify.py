@@ -240,8 +240,8 @@ def _for_loops(arrays: ClassifierArrays) -> row_loops.Clusters:
     none = np.full(len(arrays.unclaimed_prototypes), NO_CLUSTER, dtype=np.int32)
     depth, chance = np.asarray(arrays.cluster_curve, dtype=np.float64)
     return row_loops.Clusters(
-        columns=columns,
-        half_norm=half_norm,
+        columns=np.ascontiguousarray(columns.reshape(NUM_FEATURES, -1, row_loops.TILE).transpose(1, 0, 2)),
+        half_norm=half_norm.reshape(-1, row_loops.TILE),
         rows=np.ascontiguousarray(points),
         cluster=np.concatenate([of_cluster, none]),
         radius=np.ascontiguousarray(arrays.cluster_radius, dtype=np.float32),

@@ -88,9 +88,9 @@ class Clusters(NamedTuple):
     """The arrays of `attn_core.classify.ClassifierArrays` as the loops take them."""
 
     columns: F32
-    """[21, p], p a multiple of `TILE`: the prototypes, those of no cluster last, then padding."""
+    """[t, 21, TILE], the prototypes in tiles, those of no cluster last, then padding."""
     half_norm: F32
-    """[p], half of each squared length; infinite for padding."""
+    """[t, TILE], half of each squared length; infinite for padding."""
     rows: F32
     """[p, 21], the same prototypes by rows."""
     cluster: I32
@@ -104,14 +104,23 @@ class Clusters(NamedTuple):
     unclaimed_chance: float
 
 
-def compiled(loop: Loop) -> Loop:
+def compiled(loop: Loop, *, fastmath: bool | set[str] = False) -> Loop:
     """The loop as machine code that releases the interpreter's lock, kept on disk where that can be written."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
     try:
-        made: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(loop)
+        made: Any = numba.njit(cache=True, **options)(loop)
     except RuntimeError:
         # Numba finds no folder to write to: compiled anew in each process, then.
-        made = numba.njit(nogil=True, error_model="numpy")(loop)
+        made = numba.njit(**options)(loop)
     return cast(Loop, made)
+
+
+def compiled_for_finite(loop: Loop) -> Loop:
+    """The same for a loop that meets no NaN: products may be fused with sums, and minima found several at a time.
+
+    Each row is still worked through by the same machine code, alone and in a batch.
+    """
+    return compiled(loop, fastmath={"contract", "nnan", "nsz"})
 
 
 def writable(values: npt.ArrayLike, dtype: type[np.floating[Any]]) -> npt.NDArray[Any]:
@@ -418,35 +427,37 @@ def likeliest_rows(vectors: F32, context_len: F64, sink_mass: F64) -> None:
         context_len[i], sink_mass[i] = _likeliest(vectors[i], context_len[i], sink_mass[i])
 
 
-@compiled
+@compiled_for_finite
 def _nearest(clusters: Clusters, features: F32, half: F32) -> int:
     """The nearest prototype; `half` is float32 [TILE] to work in.
 
     |x - y|^2 / 2 less |x|^2 / 2, which is the same for every prototype y: its half squared length less x . y.
     """
     best, least = 0, np.float32(inf)
-    for first in range(0, len(clusters.half_norm), TILE):
-        part = half[:TILE]
-        part[:] = clusters.half_norm[first : first + TILE]
-        for d in range(0, NUM_FEATURES, 7):
-            x0, x1, x2, x3 = features[d], features[d + 1], features[d + 2], features[d + 3]
-            x4, x5, x6 = features[d + 4], features[d + 5], features[d + 6]
-            c0, c1 = clusters.columns[d, first : first + TILE], clusters.columns[d + 1, first : first + TILE]
-            c2, c3 = clusters.columns[d + 2, first : first + TILE], clusters.columns[d + 3, first : first + TILE]
-            c4, c5 = clusters.columns[d + 4, first : first + TILE], clusters.columns[d + 5, first : first + TILE]
-            c6 = clusters.columns[d + 6, first : first + TILE]
-            for p in range(TILE):
-                part[p] -= (
-                    (x0 * c0[p] + x1 * c1[p]) + (x2 * c2[p] + x3 * c3[p]) + ((x4 * c4[p] + x5 * c5[p]) + x6 * c6[p])
-                )
-        smallest = part[0]
+    x, columns, half_norm = features, clusters.columns, clusters.half_norm
+    for tile in range(len(columns)):
         for p in range(TILE):
-            smallest = part[p] if part[p] < smallest else smallest
+            half[p] = half_norm[tile, p]
+        for d in range(0, NUM_FEATURES, 7):
+            x0, x1, x2, x3, x4, x5, x6 = x[d], x[d + 1], x[d + 2], x[d + 3], x[d + 4], x[d + 5], x[d + 6]
+            for p in range(TILE):
+                half[p] -= (
+                    x0 * columns[tile, d, p]
+                    + x1 * columns[tile, d + 1, p]
+                    + x2 * columns[tile, d + 2, p]
+                    + x3 * columns[tile, d + 3, p]
+                    + x4 * columns[tile, d + 4, p]
+                    + x5 * columns[tile, d + 5, p]
+                    + x6 * columns[tile, d + 6, p]
+                )
+        smallest = half[0]
+        for p in range(TILE):
+            smallest = half[p] if half[p] < smallest else smallest
         if smallest < least:
             least = smallest
             for p in range(TILE):
-                if part[p] == smallest:
-                    best = first + p
+                if half[p] == smallest:
+                    best = tile * TILE + p
                     break
     return best
 
