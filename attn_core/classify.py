@@ -229,24 +229,40 @@ def _column(values: npt.NDArray[np.generic] | None, m: int, *, missing: float) -
 
 def _for_loops(arrays: ClassifierArrays) -> row_loops.Clusters:
     points = np.concatenate([arrays.prototypes, arrays.unclaimed_prototypes]).astype(np.float32)
-    num_clusters, num_points = len(arrays.cluster_ids), len(points)
-    padded = -(-num_points // row_loops.TILE) * row_loops.TILE
-    columns = np.zeros((NUM_FEATURES, padded), dtype=np.float32)
-    columns[:, :num_points] = points.T
-    half_norm = np.full(padded, np.inf, dtype=np.float32)
-    half_norm[:num_points] = 0.5 * (points**2).sum(axis=1)
     counts = np.diff(arrays.prototype_start, append=len(arrays.prototypes))
-    of_cluster = np.repeat(np.arange(num_clusters, dtype=np.int32), counts)
+    of_cluster = np.repeat(np.arange(len(arrays.cluster_ids), dtype=np.int32), counts)
     none = np.full(len(arrays.unclaimed_prototypes), NO_CLUSTER, dtype=np.int32)
+    order = np.concatenate(_tiles(points, np.arange(len(points)))) if len(points) else np.zeros(0, dtype=np.int64)
+    points, cluster = points[order], np.concatenate([of_cluster, none])[order]
+    tiles = -(-len(points) // row_loops.TILE)
+    padded = np.zeros((tiles * row_loops.TILE, NUM_FEATURES), dtype=np.float32)
+    padded[: len(points)] = points
+    half_norm = np.full(len(padded), np.inf, dtype=np.float32)
+    half_norm[: len(points)] = 0.5 * (points**2).sum(axis=1)
+    parts = [points[k : k + row_loops.TILE] for k in range(0, len(points), row_loops.TILE)]
+    centre = np.array([part.mean(axis=0) for part in parts], dtype=np.float32).reshape(tiles, NUM_FEATURES)
+    reach = [np.linalg.norm(part - middle, axis=1).max() for part, middle in zip(parts, centre, strict=True)]
     depth, chance = np.asarray(arrays.cluster_curve, dtype=np.float64)
     return row_loops.Clusters(
-        columns=np.ascontiguousarray(columns.reshape(NUM_FEATURES, -1, row_loops.TILE).transpose(1, 0, 2)),
-        half_norm=half_norm.reshape(-1, row_loops.TILE),
+        columns=np.ascontiguousarray(padded.reshape(tiles, row_loops.TILE, NUM_FEATURES).transpose(0, 2, 1)),
+        half_norm=half_norm.reshape(tiles, row_loops.TILE),
+        centre=centre,
+        reach=np.array(reach, dtype=np.float32),
         rows=np.ascontiguousarray(points),
-        cluster=np.concatenate([of_cluster, none]),
+        cluster=cluster,
         radius=np.ascontiguousarray(arrays.cluster_radius, dtype=np.float32),
         ids=np.ascontiguousarray(arrays.cluster_ids, dtype=np.int32),
         depth=np.ascontiguousarray(depth),
         chance=np.ascontiguousarray(chance),
         unclaimed_chance=float(arrays.unclaimed_confidence[0]),
     )
+
+
+def _tiles(points: F32, index: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """`index` in parts of at most a tile, points that lie near one another together: halved along the widest side."""
+    if len(index) <= row_loops.TILE:
+        return [index]
+    widest = int(np.ptp(points[index], axis=0).argmax())
+    half = -(-len(index) // (2 * row_loops.TILE)) * row_loops.TILE
+    order = np.argsort(points[index, widest], kind="stable")
+    return [*_tiles(points, index[order[:half]]), *_tiles(points, index[order[half:]])]

@@ -45,7 +45,7 @@ I32 = npt.NDArray[np.int32]
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 NUM_FEATURES = 21
-TILE = 128
+TILE = 64
 """Prototypes whose distances are kept together in a core's first cache."""
 _HISTOGRAM_0 = 4
 _LAYER_0 = 12
@@ -62,6 +62,8 @@ _SINK_PARTS = (0.7, 0.55, 0.2)
 _SINK_WEIGHTS = (0.4, 0.4, 0.2)
 """What the sink could hold of the farthest class's mass where it is not known, and how likely each is."""
 _TOLERANCE = 1e-6
+_ROUNDING = np.float32(1e-3)
+"""Far above what float32 rounds off a distance here: a tile that could hold the nearest is never left out."""
 _NUM_ZONES = 5
 
 
@@ -88,9 +90,13 @@ class Clusters(NamedTuple):
     """The arrays of `attn_core.classify.ClassifierArrays` as the loops take them."""
 
     columns: F32
-    """[t, 21, TILE], the prototypes in tiles, those of no cluster last, then padding."""
+    """[t, 21, TILE], the prototypes in tiles of such that lie near one another, padding last."""
     half_norm: F32
     """[t, TILE], half of each squared length; infinite for padding."""
+    centre: F32
+    """[t, 21], the middle of each tile."""
+    reach: F32
+    """[t], how far its farthest prototype lies from there."""
     rows: F32
     """[p, 21], the same prototypes by rows."""
     cluster: I32
@@ -428,14 +434,31 @@ def likeliest_rows(vectors: F32, context_len: F64, sink_mass: F64) -> None:
 
 
 @compiled_for_finite
-def _nearest(clusters: Clusters, features: F32, half: F32) -> int:
-    """The nearest prototype; `half` is float32 [TILE] to work in.
+def _nearest(clusters: Clusters, features: F32, half: F32, bound: F32) -> int:
+    """The nearest prototype; `half` is float32 [TILE] to work in, `bound` float32 [t].
+
+    Tiles that lie farther than the nearest prototype so far are left out: the triangle inequality, exact.
 
     |x - y|^2 / 2 less |x|^2 / 2, which is the same for every prototype y: its half squared length less x . y.
     """
-    best, least = 0, np.float32(inf)
     x, columns, half_norm = features, clusters.columns, clusters.half_norm
-    for tile in range(len(columns)):
+    num_tiles, own = len(columns), np.float32(0)
+    for d in range(NUM_FEATURES):
+        own += x[d] * x[d]
+    first, nearest_bound = 0, np.float32(inf)
+    for tile in range(num_tiles):
+        squared = np.float32(0)
+        for d in range(NUM_FEATURES):
+            squared += (x[d] - clusters.centre[tile, d]) ** 2
+        # No prototype of the tile is nearer than this.
+        bound[tile] = np.float32(sqrt(squared)) - clusters.reach[tile]
+        if bound[tile] < nearest_bound:
+            first, nearest_bound = tile, bound[tile]
+    best, least, least_distance = 0, np.float32(inf), np.float32(inf)
+    for visit in range(num_tiles):
+        tile = first if visit == 0 else visit - 1 if visit <= first else visit
+        if bound[tile] > least_distance:
+            continue
         for p in range(TILE):
             half[p] = half_norm[tile, p]
         for d in range(0, NUM_FEATURES, 7):
@@ -455,6 +478,7 @@ def _nearest(clusters: Clusters, features: F32, half: F32) -> int:
             smallest = half[p] if half[p] < smallest else smallest
         if smallest < least:
             least = smallest
+            least_distance = np.float32(sqrt(max(2.0 * least + own, 0.0))) + _ROUNDING
             for p in range(TILE):
                 if half[p] == smallest:
                     best = tile * TILE + p
@@ -489,6 +513,7 @@ def classify_rows(
     )
     must, musts = np.empty(_NUM_ZONES, dtype=np.bool_), np.empty(_NUM_ZONES, dtype=np.bool_)
     features = np.empty(NUM_FEATURES, dtype=np.float32)
+    bound = np.empty(len(clusters.columns), dtype=np.float32)
     for i in range(first, last):
         zone, chance = _zone_row(
             formula, vectors[i], context_len[i], sink_mass[i], periodicity[i], heads[min(i, len(heads) - 1)],
@@ -506,7 +531,7 @@ def classify_rows(
         n, sink = _likeliest(vectors[i], context_len[i], sink_mass[i])
         even, _ = sink_free_row(vectors[i], n, sink, shares, histogram)
         features_row(vectors[i], n, sink, shares, histogram, even, features)
-        nearest = _nearest(clusters, features, half)
+        nearest = _nearest(clusters, features, half, bound)
         cluster = clusters.cluster[nearest]
         if cluster < 0:
             continue

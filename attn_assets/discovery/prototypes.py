@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
 from attn_assets.discovery.neighbours import Frame
 
-MAX_TOTAL = 2048
+MAX_TOTAL = 1536
 """The served classifier multiplies every vector with every prototype, so their number bounds its cost."""
 ROWS_PER_PROTOTYPE = 6
 LEAST_PER_CLUSTER = 4
