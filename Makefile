@@ -82,6 +82,8 @@ $(STAMPS)/app: requirements/app.lock pyproject.toml
 	@test -x $(APP)/python || $(PYTHON) -m venv .venv
 	@$(APP)/python -m pip $(PIP) --no-deps --require-hashes -r requirements/app.lock
 	@$(APP)/python -m pip $(HERE)
+	@echo "setup: compiling the classifier, about 10 seconds"
+	@$(APP)/python -c "from attn_sidecar.classification import load_compiled_loops; load_compiled_loops()"
 	@touch $@
 
 server-env: $(STAMPS)/server

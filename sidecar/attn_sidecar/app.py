@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -44,6 +46,7 @@ from attn_sidecar.http_door.door import Door
 from attn_sidecar.http_times import HttpTimes
 from attn_sidecar.ingest import Ingest
 from attn_sidecar.live import LiveHub
+from attn_sidecar.logs import log_event, logger_named
 from attn_sidecar.online.follower import OnlineFollower
 from attn_sidecar.settings import Settings
 from attn_sidecar.store.integrity import IntegrityCheck
@@ -53,6 +56,8 @@ from attn_sidecar.store.retention import Retention
 from attn_sidecar.store.writer import Writer
 from attn_sidecar.zmq_door.guard import guard_for
 
+_LOG = logger_named("app")
+_SAY_AFTER_S = 2.0
 STATIC_DIR = Path(__file__).parent / "static"
 """Where ``npm run build`` in ``ui/`` puts the explorer."""
 _COMMIT_WITHIN_S = 1.5
@@ -132,7 +137,7 @@ class Sidecar:
         """Open the database and bind ZMQ; raises `StoreError` or `AddressTaken`. Once is enough."""
         if self._is_open:
             return
-        load_compiled_loops()
+        _load_classifier()
         self.writer.start()
         if self.settings.zmq_bind is not None:
             try:
@@ -207,6 +212,18 @@ class Sidecar:
             *zones_timeline.endpoints(self.readers),
             *compare.endpoints(self.discovery, readers=self.readers),
         ]
+
+
+def _load_classifier() -> None:
+    """Load the classifier's machine code; where it has to be made first, say so instead of seeming to hang."""
+    note = "compiling the classifier: about 10 s, once after an installation or an update"
+    late = threading.Timer(_SAY_AFTER_S, log_event, (_LOG, logging.INFO, "classifier.compiling"), {"note": note})
+    late.daemon = True
+    late.start()
+    try:
+        load_compiled_loops()
+    finally:
+        late.cancel()
 
 
 def create_app(sidecar: Sidecar, *, static_dir: Path = STATIC_DIR) -> FastAPI:
