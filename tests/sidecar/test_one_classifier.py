@@ -10,6 +10,7 @@ import pytest
 from attention_rows import draw, wire_rows
 from sidecar_tools import INFO, guide_vector, publish_bundle, random_rows
 from test_batch_endpoints import ARROW, COMPANIONS, arrow_of, opened, post, stream
+from zone_vectors import draw_musts
 
 from attn_core.bundle import open_bundle
 from attn_core.classify import Classifier, cluster_label
@@ -275,3 +276,39 @@ def test_a_broken_row_changes_nothing_for_the_others():
         assert one.manifold(0) == found.manifold(i)
         assert one.classified.evidence[0].tobytes() == found.classified.evidence[i].tobytes()
         assert found.manifold(i, explain=True).characteristic.name in CHARACTERISTICS
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_a_vector_with_a_zone_s_characteristic_gets_the_zone_by_every_way_in(
+    client, classifier, settings, sender, zone
+):
+    drawn = draw_musts(zone, 12, seed=21)
+    bodies = [
+        {
+            "vector": drawn.vectors[i].tolist(),
+            "context_len": int(drawn.context_len[i]),
+            "sink_mass": float(drawn.sink_mass[i]),
+            "periodicity": float(drawn.periodicity[i]),
+        }
+        for i in range(12)
+    ]
+    assert {client.post("/classify", json=body).json()["manifold"]["zone"] for body in bodies} == {zone}
+    for answer in (
+        client.post("/classify/batch", json={"fingerprints": bodies}),
+        post(client, "/classify/batch", stream(arrow_of(bodies))),
+    ):
+        assert {one["zone"] for one in answer.json()["manifolds"]} == {zone}
+    rows = random_rows(12).to_pydict()
+    rows["vector"] = [body["vector"] for body in bodies]
+    for name in ("context_len", "sink_mass", "periodicity"):
+        rows[name] = [body[name] for body in bodies]
+    sender.send(pa.RecordBatch.from_pydict(rows, schema=FINGERPRINTS))
+    sender.hear_all()
+    assert {token["zone"] for token in client.get("/requests/r").json()["tokens"]} == {zone}
+    assert set(offline(classifier, bodies).zones()) == {zone}
+    # Alone, what the vector decides: the same by every way, and as offline.
+    alone = [{"vector": body["vector"]} for body in bodies]
+    expected = offline(classifier, alone).zones()
+    assert [client.post("/classify", json=body).json()["manifold"]["zone"] for body in alone] == expected
+    many = client.post("/classify/batch", json={"fingerprints": alone}).json()["manifolds"]
+    assert [one["zone"] for one in many] == expected
