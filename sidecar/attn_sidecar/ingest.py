@@ -16,6 +16,7 @@ from functools import partial
 
 import zmq
 
+from attn_core.addresses import is_ipv6
 from attn_core.errors import AttnError, WireError
 from attn_core.wire import MAGIC, MAX_BATCH_BYTES, SOURCE_ID_BYTES, Batch, ack_frames, decode_batch, refusal_frames
 from attn_sidecar.admission import refusals
@@ -92,6 +93,7 @@ class Ingest:
             raise
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, _LINGER_MS)
+        self._router.setsockopt(zmq.IPV6, int(is_ipv6(address)))
         self._router.setsockopt(zmq.RCVHWM, _RECEIVE_HIGH_WATER)
         # Answers are tiny, and a lost one would be waited for until the next reconnect: always room for them.
         self._router.setsockopt(zmq.SNDHWM, 0)

@@ -175,6 +175,7 @@ class Sender:
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        self.socket.setsockopt(zmq.IPV6, int(address.startswith("tcp://[")))
         for name, key in (keys or {}).items():
             setattr(self.socket, name, key)
         self.socket.connect(address)

@@ -1,17 +1,21 @@
 """Ingest: acknowledged after commit, refused with a reason, never a crash, never a loss."""
 
 import contextlib
+import dataclasses
+import socket
 import sqlite3
 import struct
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from fastapi.testclient import TestClient
 from sidecar_tools import INFO, START_US, Sender, random_rows, request_row, with_column
 
 from attn_core import wire
 from attn_core.classify import Classifier
 from attn_core.zones import ZONES
+from attn_sidecar.app import Sidecar, create_app
 
 
 def stored(settings, sql, *values):
@@ -209,3 +213,19 @@ def test_a_full_writer_holds_batches_back_and_loses_none(client, sidecar, sender
         sender.send(random_rows(7, seed=k, first_step=7 * k))
     sender.hear_all()
     assert stored(settings, "SELECT count(*) FROM fingerprints") == [(280,)]
+
+
+def test_ingest_over_ipv6(settings):
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no IPv6 loopback on this machine")
+        port = probe.getsockname()[1]
+    sidecar = Sidecar(dataclasses.replace(settings, zmq_bind=f"tcp://[::1]:{port}"))
+    with (
+        TestClient(create_app(sidecar, static_dir=settings.db.parent / "static")),
+        contextlib.closing(Sender(sidecar.ingest.address)) as sender,
+    ):
+        seq = sender.send(random_rows(3))
+        assert sender.hear() == (seq, None)
