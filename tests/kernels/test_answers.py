@@ -129,7 +129,7 @@ def test_a_stop_string_ends_the_attention_with_the_text(server: Server) -> None:
 
 
 def test_several_choices_each_carry_their_own(server: Server) -> None:
-    body = chat_body("Tell me something.", max_tokens=6, n=3, temperature=0.9, **ASK)
+    body = chat_body("Tell me something.", max_tokens=6, n=3, temperature=0.9, ignore_eos=True, **ASK)
     answer = server.post("/v1/chat/completions", body)
     for choice in answer["choices"]:
         check_tokens(choice["message"]["attention_tokens"], prompt_len=answer["usage"]["prompt_tokens"], num_tokens=6)
