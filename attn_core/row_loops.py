@@ -32,6 +32,7 @@ from attn_core.zones import (
     PERIODICITY,
     RANKS,
     RIPPLE_LEAST,
+    SHARE_EDGE,
     USUAL,
     USUAL_CAPS,
     VALUES,
@@ -53,8 +54,6 @@ _TINY = 1e-6
 _MASS_EDGES = (0, LOCAL_END, MID_END)
 _LEAST_MASS = 1e-3
 """Below this mass beyond the sink its shares are float32's rounding: the token looked at the sink alone."""
-_SHARE_EDGE = 1e-3
-"""Shares are held this far from 0 and 1 before their log-odds are taken."""
 _SEEN = 1e-4
 """A distance class with more mass than this holds a position: the context reaches it."""
 _NUM_LENGTHS, _NUM_SINKS = 3, 3
@@ -226,7 +225,7 @@ def sink_free_rows(
 
 @compiled
 def _log_odds(share: float) -> float:
-    inside = min(max(share, _SHARE_EDGE), 1.0 - _SHARE_EDGE)
+    inside = min(max(share, SHARE_EDGE), 1.0 - SHARE_EDGE)
     return float(log(inside / (1.0 - inside)))
 
 

@@ -39,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attn_core.errors import CalibrationError
+from attn_core.fingerprint import LOCAL_END, MID_END, SINK_POSITIONS
 
 if TYPE_CHECKING:
     from attn_core.row_loops import Formula
@@ -76,7 +77,7 @@ LARGEST = 10.0
 USUAL_CAPS = (0.80, 1.0, 1.0, 0.96, 0.60)
 """A usual value counts as at most this where a zone opens: what the last column gives a zone is never closed."""
 RIPPLE_LEAST = 0.1
-LONG_LEAST_CONTEXT = 104.0
+LONG_LEAST_CONTEXT = float(SINK_POSITIONS + MID_END)
 LONG_LEAST_SHARE = 0.05
 
 FILE_NAME = "zone_formulas.json"
@@ -88,7 +89,10 @@ BANDWIDTH_LN_N = 0.25
 PRIOR_TOKENS = 100.0
 """Tokens' worth of belief in the values that were there before."""
 LEAST_SPREAD = np.array([0.1, 0.1, 0.1, 0.01, 0.02])
-_SHARE_EDGE = 1e-3
+SHARE_EDGE = 1e-3
+"""Shares are held this far from 0 and 1 before their log-odds are taken."""
+_LEAST_CONTEXT = (SINK_POSITIONS + LOCAL_END, SINK_POSITIONS + LOCAL_END, SINK_POSITIONS + MID_END)
+"""Contexts of at most so many positions say nothing of the local, mid and long share."""
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
@@ -131,7 +135,7 @@ class UsualValues:
             # No position is farther than the class begins: such tokens say nothing of its share.
             told = np.ones(len(ln_n), dtype=np.bool_)
             if c <= LONG:
-                told = np.exp(ln_n) > (14.0, 14.0, 104.0)[c] + 0.5
+                told = np.exp(ln_n) > _LEAST_CONTEXT[c] + 0.5
             difference = np.where(told, transformed - before, 0.0)
             weight = np.bincount(of_token, weights=told, minlength=len(lengths))
             summed = np.bincount(of_token, weights=difference, minlength=len(lengths))
@@ -158,7 +162,7 @@ class UsualValues:
 def on_scale(values: F64) -> F64:
     """Characteristics [m, 5] on the scale on which they are compared: shares as log-odds."""
     scaled = np.array(values, dtype=np.float64)
-    shares = np.clip(scaled[:, : LONG + 1], _SHARE_EDGE, 1 - _SHARE_EDGE)
+    shares = np.clip(scaled[:, : LONG + 1], SHARE_EDGE, 1 - SHARE_EDGE)
     scaled[:, : LONG + 1] = np.log(shares / (1 - shares))
     return scaled
 
@@ -403,11 +407,6 @@ class ZoneFormulas:
 def model_name(model_id: str) -> str:
     """The last part of a path or a hub name: what names a model wherever it lies."""
     return model_id.replace("\\", "/").rstrip("/").rpartition("/")[2]
-
-
-def same_model(one: str | None, other: str | None) -> bool:
-    """Whether two model ids name one model."""
-    return one is not None and other is not None and model_name(one) == model_name(other)
 
 
 def _rounded(array: npt.NDArray[np.floating]) -> Any:
