@@ -109,9 +109,9 @@ class Clusters(NamedTuple):
     unclaimed_chance: float
 
 
-def compiled(loop: Loop, *, fastmath: bool | set[str] = False) -> Loop:
+def compiled(loop: Loop, *, fastmath: bool | set[str] = False, error_model: str = "numpy") -> Loop:
     """The loop as machine code that releases the interpreter's lock, kept on disk where that can be written."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    options: dict[str, Any] = {"nogil": True, "error_model": error_model, "fastmath": fastmath}
     try:
         made: Any = numba.njit(cache=True, **options)(loop)
     except RuntimeError:

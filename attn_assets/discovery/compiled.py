@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, TypeVar
 
-import numba
+from attn_core import row_loops
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 LEAST_ROWS = 512
@@ -22,13 +22,7 @@ LEAST_ROWS = 512
 
 def compiled(loop: Loop) -> Loop:
     """The loop as machine code, kept on disk beside the module where that can be written."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
-    try:
-        made: Loop = numba.njit(cache=True, **options)(loop)
-    except RuntimeError:
-        # Numba finds no folder to write to: compiled anew in each process, then.
-        made = numba.njit(**options)(loop)
-    return made
+    return row_loops.compiled(loop, fastmath={"contract", "nsz", "arcp", "reassoc"}, error_model="python")
 
 
 def num_threads() -> int:
