@@ -63,6 +63,16 @@ class Classified:
         """The zone names, one a vector."""
         return [ZONES[i] for i in self.zone_index]
 
+    def take(self, places: npt.NDArray[np.int64]) -> Classified:
+        """The answers at these places, without their evidence."""
+        return Classified(
+            zone_index=self.zone_index[places],
+            confidence=self.confidence[places],
+            cluster_id=self.cluster_id[places],
+            cluster_confidence=self.cluster_confidence[places],
+            evidence=np.empty((0, 0), dtype=np.float32),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierArrays:

@@ -2,7 +2,8 @@
 
 Version 1 kept one wide table `fingerprints` with every text written out in every row. Version 2 keeps numbers in
 `tokens` and shows the same columns in a view of the old name. Version 3 keeps the zone of each request's whole answer:
-two more columns of `requests`, null in the rows that there are.
+two more columns of `requests`, null in the rows that there are. Version 4 keeps names for the answers of ids that were
+used again: one more table, empty.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ def version_of(connection: sqlite3.Connection) -> int:
     # Today's schema.sql, run by hand on an older file, sets the number but can neither move rows nor add columns.
     if version >= 1 and _kind_of(connection, "fingerprints") == "table":
         return 1
-    if version == 3 and _kind_of(connection, "requests") == "table" and _missing_request_zones(connection):
+    if version >= 3 and _kind_of(connection, "requests") == "table" and _missing_request_zones(connection):
         return 2
     return version
 
 
 def bring_up_to_date(connection: sqlite3.Connection, *, schema: str) -> None:
-    """From version 1 or 2 to that of `schema` (the text of schema.sql); raises `sqlite3.Error` with nothing changed."""
+    """From an older version to that of `schema` (the text of schema.sql); raises `sqlite3.Error`, nothing changed."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Another process may have done it while this one waited for the lock.
@@ -57,6 +58,9 @@ def bring_up_to_date(connection: sqlite3.Connection, *, schema: str) -> None:
             _move_tokens(connection, schema)
         if version in (1, 2):
             _add_request_zones(connection, schema)
+        if version == 3:
+            for statement in _statements(schema):
+                connection.execute(statement)
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
@@ -75,7 +79,7 @@ def _move_tokens(connection: sqlite3.Connection, schema: str) -> None:
 
 
 def _add_request_zones(connection: sqlite3.Connection, schema: str) -> None:
-    """From version 2 to 3: the columns that are missing, then what else `schema` has, its number among it."""
+    """From version 2: the columns that are missing, then what else `schema` has, its number among it."""
     for column in _missing_request_zones(connection):
         connection.execute(f"ALTER TABLE requests ADD COLUMN {column}")
     for statement in _statements(schema):

@@ -1,7 +1,7 @@
--- The store of Attention Explorer, schema version 3.
+-- The store of Attention Explorer, schema version 4.
 --   sqlite3 fingerprints.db < schema.sql
 -- may be run again at any time: it creates what is missing and changes nothing else. (A file of schema version 1
--- or 2 is brought up to this one by the sidecar when it starts.)
+-- to 3 is brought up to this one by the sidecar when it starts.)
 -- Instants are UTC microseconds since 1970 (the `_us` names), probabilities 0..1, entropies nats.
 
 -- Only a new file takes this size: fewer pages to write for each batch of tokens.
@@ -12,8 +12,17 @@ BEGIN;
 
 CREATE TABLE IF NOT EXISTS request_numbers (
     request_no INTEGER PRIMARY KEY,               -- short name of a request inside this file; no meaning elsewhere
-    request_id TEXT    NOT NULL UNIQUE            -- the id that the OpenAI answer carries
+    request_id TEXT    NOT NULL UNIQUE            -- the id that the OpenAI answer carries, or a name of reused_ids
 ) STRICT;
+
+-- A client may use an id again after its first answer ended: its next answers have names of their own here.
+CREATE TABLE IF NOT EXISTS reused_ids (
+    request_id  TEXT PRIMARY KEY,                 -- the name: the id, a tilde and a number from 2
+    response_id TEXT    NOT NULL,                 -- the id that the OpenAI answer carries
+    began_at_us INTEGER NOT NULL                  -- what was captured from here on belongs to it, until the next began
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX IF NOT EXISTS reused_ids_response_id ON reused_ids (response_id, began_at_us);
 
 CREATE TABLE IF NOT EXISTS labels (
     label_no INTEGER PRIMARY KEY,                 -- short name of a model, zone or run inside this file
@@ -48,7 +57,7 @@ CREATE TABLE IF NOT EXISTS tokens (
 CREATE INDEX IF NOT EXISTS tokens_captured_at ON tokens (captured_at_us);
 
 CREATE TABLE IF NOT EXISTS requests (
-    request_id         TEXT PRIMARY KEY,  -- the id that the OpenAI answer carries
+    request_id         TEXT PRIMARY KEY,  -- the id that the OpenAI answer carries, or a name of reused_ids
     model_id           TEXT,  -- the served model's name
     started_at_us      INTEGER,  -- when its prefill was scheduled
     ended_at_us        INTEGER,  -- when its last token was made; null while running
@@ -155,6 +164,18 @@ BEGIN
     WHERE id = OLD.id;
 END;
 
+CREATE TRIGGER IF NOT EXISTS requests_delete AFTER DELETE ON requests
+BEGIN
+    DELETE FROM reused_ids WHERE request_id = OLD.request_id
+        AND NOT EXISTS (SELECT 1 FROM request_numbers WHERE request_id = OLD.request_id);
+END;
+
+CREATE TRIGGER IF NOT EXISTS request_numbers_delete AFTER DELETE ON request_numbers
+BEGIN
+    DELETE FROM reused_ids WHERE request_id = OLD.request_id
+        AND NOT EXISTS (SELECT 1 FROM requests WHERE request_id = OLD.request_id);
+END;
+
 CREATE VIEW IF NOT EXISTS zones_per_hour AS
 SELECT strftime('%Y-%m-%dT%H:00Z', captured_at_us / 1000000, 'unixepoch') AS hour_utc,
        model_id,
@@ -174,6 +195,6 @@ FROM fingerprints AS f
 ORDER BY f.id DESC
 LIMIT 100;
 
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 
 COMMIT;

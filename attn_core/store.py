@@ -26,7 +26,7 @@ __all__ = [
     "record_source", "schema_sql", "upsert_requests",
 ]  # fmt: skip
 
-STORE_VERSION = 3
+STORE_VERSION = 4
 HOUR_US = 3_600_000_000
 BUSY_TIMEOUT_MS = 5_000
 WRITER_CACHE_KIB = 65_536

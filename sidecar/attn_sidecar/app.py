@@ -147,6 +147,7 @@ class Sidecar:
                     health=self.health,
                     guard=partial(guard_for, self.settings),
                     privacy=self.settings.privacy,
+                    now_us=self.now_us,
                 )
             except BaseException:
                 self.writer.stop(within_s=_COMMIT_WITHIN_S)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import zmq
 from attn_core.addresses import is_ipv6
 from attn_core.errors import AttnError, WireError
 from attn_core.wire import MAGIC, MAX_BATCH_BYTES, SOURCE_ID_BYTES, Batch, ack_frames, decode_batch, refusal_frames
-from attn_sidecar.admission import refusals
+from attn_sidecar.admission import MAX_AHEAD_US, Admission, admissions
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
 from attn_sidecar.privacy import without_content
@@ -28,6 +29,9 @@ from attn_sidecar.zmq_door.guard import Guard
 
 _LOG = logger_named("ingest")
 PART = "ingest"
+CLOCK = "clock"
+_CLOCK_FORGOTTEN_S = 600.0
+"""A source with a wrong clock that has sent nothing for this long has gone."""
 _MESSAGES_A_TURN = 256
 _ROWS_A_TURN = 8192
 _RECEIVE_HIGH_WATER = 64
@@ -44,6 +48,20 @@ class AddressTaken(AttnError):
 
 
 @dataclass
+class Source:
+    """One model server process, as its batches show it."""
+
+    model_id: str
+    dropped: int = 0
+    """Batches that it says it had to drop."""
+    clock_ahead_us: int = 0
+    """How far the newest instant of its latest batch lay ahead of this machine's clock; negative where it was behind or
+    the batch came late."""
+    redated_rows: int = 0
+    """Rows whose instant no right clock could have given: stored with this machine's."""
+
+
+@dataclass
 class IngestCounters:
     """Counted since start, read by `/stats`."""
 
@@ -52,15 +70,24 @@ class IngestCounters:
     num_acknowledged: int = 0
     num_repeated_batches: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    """Batches refused, by the reason's first word."""
-    dropped_by_source: dict[bytes, int] = field(default_factory=dict)
-    """Batches that each source says it had to drop, for the newest sources."""
+    """Batches of which no row was stored, by the reason's first word."""
+    refused_rows: Counter[str] = field(default_factory=Counter)
+    """Rows refused, by the reason's first word; the other rows of their batches are stored."""
+    num_redated_rows: int = 0
+    sources: dict[bytes, Source] = field(default_factory=dict)
+    """The newest sources."""
 
-    def say_dropped(self, batch: Batch) -> None:
-        """Note what this batch's source says of its losses."""
-        self.dropped_by_source[batch.source_id] = batch.info.dropped
-        if len(self.dropped_by_source) > _SOURCES_KEPT:
-            self.dropped_by_source.pop(next(iter(self.dropped_by_source)))
+    def note(self, batch: Batch, admission: Admission) -> Source:
+        """What this batch says of its source: its losses and its clock."""
+        source = self.sources.setdefault(batch.source_id, Source(model_id=batch.info.model_id))
+        source.dropped = batch.info.dropped
+        if batch.rows.num_rows:
+            source.clock_ahead_us = admission.ahead_us
+        source.redated_rows += admission.num_redated
+        self.num_redated_rows += admission.num_redated
+        if len(self.sources) > _SOURCES_KEPT:
+            self.sources.pop(next(iter(self.sources)))
+        return source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +108,11 @@ class Ingest:
         health: HealthBoard,
         guard: Callable[[zmq.Context[zmq.Socket[bytes]]], Guard | None] = lambda _: None,
         privacy: bool = False,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
+        self._now_us = now_us
+        self._wrong_clock: bytes | None = None
+        self._wrong_clock_at_s = 0.0
         self._offer = offer
         self._health = health
         self._privacy = privacy
@@ -200,16 +231,58 @@ class Ingest:
         return batch
 
     def _admit(self, arrived: Sequence[_Arrived]) -> None:
-        reasons = refusals([each.batch for each in arrived])
-        for each, reason in zip(arrived, reasons, strict=True):
-            if reason is not None:
+        found = admissions([each.batch for each in arrived], now_us=self._now_us())
+        for each, admission in zip(arrived, found, strict=True):
+            if admission.refused:
+                self._count_refused_rows(each.batch, admission.refused)
+            self._look_at_clock(each.batch, admission)
+            if admission.batch is None:
+                reason = admission.refused[0]
+                if len(admission.refused) > 1:
+                    reason += f" (and {len(admission.refused) - 1} more rows)"
                 self._refuse(each.identity, each.frames, word=reason.partition(":")[0], reason=reason)
                 continue
-            batch = without_content(each.batch) if self._privacy else each.batch
+            batch = without_content(admission.batch) if self._privacy else admission.batch
             self.counters.num_rows += batch.rows.num_rows
-            self.counters.say_dropped(batch)
-            self._held.append(ArrivedBatch(batch=batch, answer=partial(self._answer, each.identity, batch)))
+            answer = partial(self._answer, each.identity, batch)
+            self._held.append(ArrivedBatch(batch=batch, answer=answer, redated=admission.num_redated > 0))
         self._hand_over()
+
+    def _count_refused_rows(self, batch: Batch, reasons: Sequence[str]) -> None:
+        for reason in reasons:
+            word, _, detail = reason.partition(":")
+            self.counters.refused_rows[word] += 1
+            if self.counters.refused_rows[word] == 1:
+                # Once a kind, as with batches.
+                log_event(
+                    _LOG, logging.WARNING, "ingest.row_refused", reason=word, detail=detail.strip()[:200],
+                    source=batch.source_id.hex(), rows_in_batch=batch.rows.num_rows,
+                )  # fmt: skip
+
+    def _look_at_clock(self, batch: Batch, admission: Admission) -> None:
+        """Report a source whose clock is wrong; what it sends is stored all the same."""
+        source = self.counters.note(batch, admission)
+        if admission.num_redated:
+            if admission.ahead_us > MAX_AHEAD_US:
+                clock = f"runs {admission.ahead_us / 1e6:.0f} s ahead of this machine's"
+            else:
+                clock = "was never set: it gives instants before 2020"
+            reason = (
+                f"the clock of {source.model_id} (source {batch.source_id.hex()[:8]}) {clock}; its rows carry this "
+                "machine's time until it is set (NTP), here or there"
+            )
+            if self._health.ail(CLOCK, reason, blocks=False):
+                log_event(_LOG, logging.WARNING, "ingest.clock", reason=reason)
+            self._wrong_clock = batch.source_id
+        elif (
+            self._wrong_clock is not None
+            and batch.rows.num_rows
+            and (batch.source_id == self._wrong_clock or time.monotonic() - self._wrong_clock_at_s > _CLOCK_FORGOTTEN_S)
+        ):
+            self._wrong_clock = None
+            self._health.recover(CLOCK)
+        if admission.num_redated:
+            self._wrong_clock_at_s = time.monotonic()
 
     def _hand_over(self) -> None:
         while self._held and self._offer(self._held[0]):

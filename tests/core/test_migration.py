@@ -1,4 +1,4 @@
-"""A database of schema version 1 or 2 is brought up to date in one transaction; nothing that it held is lost."""
+"""A database of schema version 1 to 3 is brought up to date in one transaction; nothing that it held is lost."""
 
 import sqlite3
 import subprocess
@@ -11,6 +11,7 @@ from attn_core import migration, store
 from attn_core.errors import SchemaMismatch
 
 VERSION_1 = (Path(__file__).parent / "schema_version_1.sql").read_text(encoding="utf-8")
+VERSION_3 = (Path(__file__).parent / "schema_version_3.sql").read_text(encoding="utf-8")
 VERSION_2 = (Path(__file__).parent / "schema_version_2.sql").read_text(encoding="utf-8")
 REQUEST_COLUMNS = (
     "request_id, model_id, started_at_us, ended_at_us, prompt_len, prompt_token_ids, prompt_token_texts, prompt_spans, "
@@ -69,6 +70,22 @@ def version_2(tmp_path):
     return path
 
 
+@pytest.fixture
+def version_3(tmp_path):
+    path = tmp_path / "version_3.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_3)
+        connection.execute("INSERT INTO request_numbers VALUES (1, 'a')")
+        connection.execute(
+            "INSERT INTO tokens (id, request_no, step, captured_at_us, stored_at_us, vector) VALUES (7, 1, 0, 5, 6, ?)",
+            (bytes(80),),
+        )
+        marks = ",".join("?" * 11)
+        connection.executemany(f"INSERT INTO requests ({REQUEST_COLUMNS}) VALUES ({marks})", REQUESTS)  # noqa: S608
+        connection.commit()
+    return path
+
+
 def all_requests(connection):
     return connection.execute(f"SELECT {REQUEST_COLUMNS} FROM requests ORDER BY request_id").fetchall()  # noqa: S608
 
@@ -105,7 +122,7 @@ def test_every_row_and_column_survives(old):
     assert table["zone"].to_pylist() == ["long_range", "diffuse", None]
 
 
-@pytest.mark.parametrize("version", ["old", "version_2"])
+@pytest.mark.parametrize("version", ["old", "version_2", "version_3"])
 def test_the_tables_are_those_of_a_new_database(request, version, tmp_path):
     path = request.getfixturevalue(version)
     store.open_writer(path).close()
@@ -128,12 +145,22 @@ def test_version_2_keeps_every_row_and_gains_the_zones_of_requests(version_2, be
         zones = connection.execute("SELECT DISTINCT zone, zone_confidence FROM requests").fetchall()
         assert zones == [(None, None)]
         assert connection.execute("SELECT last_seq FROM ingest_sources").fetchall() == [(3,)]
-        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (store.STORE_VERSION,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         store.record_request_zone(connection, request_id="a", zone="diffuse", confidence=0.5)
     with closing(store.open_writer(version_2)) as connection:
         found = connection.execute("SELECT request_id, zone, zone_confidence FROM requests ORDER BY 1").fetchall()
     assert found == [("a", "diffuse", 0.5), ("b", None, None), ("c", None, None)]
+
+
+def test_version_3_keeps_every_row_and_gains_the_names_of_ids_used_again(version_3):
+    with pytest.raises(SchemaMismatch, match="has schema version 3"):
+        store.open_reader(version_3)
+    with closing(store.open_writer(version_3)) as connection:
+        assert [(row[0], row[1]) for row in everything(connection)] == [(7, "a")]
+        assert all_requests(connection) == REQUESTS
+        assert connection.execute("SELECT count(*) FROM reused_ids").fetchone() == (0,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (store.STORE_VERSION,)
 
 
 def test_a_migration_from_version_2_that_fails_leaves_version_2(version_2, monkeypatch):

@@ -88,7 +88,6 @@ GOOD = frames_of(wire_rows(draw(2, seed=0)))
         (with_metadata(kind="gossip"), "kind"),
         (with_metadata(kind="requests"), "schema"),
         (without_column(), "schema"),
-        (frames_of(request_rows(event="paused"), kind="requests"), "event"),
     ],
 )
 def test_a_bad_frame_is_refused_with_its_reason(frames, reason):

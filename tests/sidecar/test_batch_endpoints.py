@@ -1,5 +1,7 @@
 """The batch forms of `/classify` and `/fingerprint`: the single forms' answers, in JSON and in Arrow."""
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -34,9 +36,9 @@ def arrow_of(rows):
         "sink_mass": pa.array([row.get("sink_mass") for row in rows], pa.float32()),
         "periodicity": pa.array([row.get("periodicity") for row in rows], pa.float64()),
     }
-    for name, kind in (("request_id", pa.string()), ("step", pa.int32())):
-        if name in rows[0]:
-            columns[name] = pa.array([row[name] for row in rows], kind)
+    for name, kind in (("request_id", pa.string()), ("step", pa.int32()), ("captured_at_us", pa.int64())):
+        if any(name in row for row in rows):
+            columns[name] = pa.array([row.get(name) for row in rows], kind)
     return pa.table(columns)
 
 
@@ -117,15 +119,40 @@ def test_a_batch_is_stored_once(client, as_arrow):
 
 
 @pytest.mark.parametrize("as_arrow", [False, True])
-def test_one_invalid_row_stores_nothing(client, as_arrow):
+@pytest.mark.parametrize("fault", ["a share of -0.5", "tomorrow", "1970"])
+def test_one_invalid_row_is_refused_alone(client, as_arrow, fault):
     rows = fingerprints()
-    rows[4]["vector"] = BAD
+    if fault == "a share of -0.5":
+        rows[4]["vector"] = BAD
+    else:
+        now_us = time.time_ns() // 1000
+        rows[4]["captured_at_us"] = now_us + 86_400_000_000 if fault == "tomorrow" else 1_000
+    if as_arrow:
+        answer = post(client, "/fingerprint/batch", stream(arrow_of(rows)))
+    else:
+        answer = client.post("/fingerprint/batch", json={"fingerprints": rows})
+    assert answer.status_code == 201
+    body = answer.json()
+    assert (body["num_stored"], body["stored"]) == (5, [True] * 4 + [False, True])
+    [invalid] = body["invalid"]
+    assert invalid["row"] == 4
+    assert {"a share of -0.5": "local_mass", "tomorrow": "86400 s in the future", "1970": "before 2020"}[fault] in (
+        invalid["detail"]
+    )
+    assert [row for row, one in enumerate(body["manifolds"]) if one is None] == [4]
+    steps = [token["step"] for token in client.get("/requests/batch").json()["tokens"]]
+    assert steps == [row["step"] for row in rows if row is not rows[4]]
+
+
+@pytest.mark.parametrize("as_arrow", [False, True])
+def test_a_batch_without_one_valid_row_is_refused(client, as_arrow):
+    rows = [{**row, "vector": BAD} for row in fingerprints()]
     if as_arrow:
         answer = post(client, "/fingerprint/batch", stream(arrow_of(rows)))
     else:
         answer = client.post("/fingerprint/batch", json={"fingerprints": rows})
     assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[1]) == (422, "vector-invalid")
-    assert "row 4" in answer.json()["detail"]
+    assert "row 0" in answer.json()["detail"]
     assert client.get("/stats").json()["fingerprints"] == 0
 
 
@@ -146,9 +173,7 @@ BAD_STREAMS = {
     "texts": (stream(pa.table({"vector": pa.array([["a"] * 20])})), 422, "body-invalid"),
     "no row": (stream(GOOD.slice(0, 0)), 422, "body-invalid"),
     "a sink of 2": (
-        stream(GOOD.drop_columns("sink_mass").append_column("sink_mass", pa.array([0.1, 2.0, 0.1]))),
-        422,
-        "body-invalid",
+        stream(GOOD.drop_columns("sink_mass").append_column("sink_mass", pa.array([2.0] * 3))), 422, "body-invalid"
     ),
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 
 import pytest
-from sidecar_tools import START_US, Sender, random_rows
+from sidecar_tools import START_US, Sender, guide_vector, random_rows, request_row, with_column
 from starlette.testclient import TestClient
 from test_states import wait_until
 
@@ -71,7 +71,68 @@ def test_the_sidecars_clock_set_back_leaves_order_and_cursors(client, sender, se
     assert first_us <= last_us == START_US
     stats = client.get("/stats").json()
     assert (stats["fingerprints"], stats["store"]["removed_fingerprints"]) == (10, 0)
+    assert stats["ingest"]["refused_rows"] == {}
+    # Which of the two clocks is wrong cannot be told from here: it is reported, and every row is stored.
+    health = client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    [reason] = health.json()["reasons"]
+    assert "runs 21600 s ahead of this machine's" in reason
+    assert {at for (at,) in rows(settings, "SELECT captured_at_us FROM fingerprints WHERE id > 5")} == {
+        START_US - 6 * HOUR_US
+    }
+
+
+def test_a_sender_two_hours_fast_is_stored_with_this_machines_time(client, sender, settings, clock, sidecar):
+    """From 50 such rows on the sensor of new rows raised at every tick; below, its watermark never moved."""
+    send(sender, "fast", 60, captured_us=START_US + 2 * HOUR_US)
+    assert rows(settings, "SELECT DISTINCT captured_at_us FROM fingerprints") == [(START_US,)]
+    with contextlib.closing(open_reader(settings.db)) as connection:
+        assert [hour for hour, *_ in hours_with_rows_after(connection, after_id=0)] == [START_US // HOUR_US * HOUR_US]
+    [clock_stats] = client.get("/stats").json()["ingest"]["clocks"]
+    assert (clock_stats["source"], clock_stats["redated_rows"]) == (sender.source_id.hex(), 60)
+    assert clock_stats["ahead_s"] == pytest.approx(7200, abs=1)
+    assert "set (NTP)" in client.get("/health").json()["reasons"][0]
+    # Its rows once more, as after a reconnect at another time: no second answer, no second row.
+    clock[0] += 90_000_000
+    sidecar.ingest._committed.clear()
+    sender.next_seq = 0
+    send(sender, "fast", 60, captured_us=START_US + 2 * HOUR_US)
+    assert rows(settings, "SELECT count(*) FROM fingerprints") == [(60,)]
+    assert rows(settings, "SELECT count(*) FROM reused_ids") == [(0,)]
+    # Once its clock is set, nothing ails.
+    send(sender, "set", 2, captured_us=clock[0])
     assert client.get("/health").json()["reasons"] == []
+
+
+def test_a_clock_within_a_minute_is_believed(client, sender, settings):
+    send(sender, "near", 1, captured_us=START_US + 59_000_000)
+    assert rows(settings, "SELECT captured_at_us FROM fingerprints") == [(START_US + 59_000_000,)]
+    assert client.get("/health").json()["reasons"] == []
+
+
+@pytest.mark.parametrize("event", ["started", "ended"])
+def test_a_request_event_of_tomorrow_carries_this_machines_time(client, sender, settings, event):
+    sender.send(with_column(request_row(event), "at_us", [START_US + 24 * HOUR_US]), kind="requests")
+    sender.hear_all()
+    assert rows(settings, f"SELECT {event}_at_us FROM requests") == [(START_US,)]  # noqa: S608
+
+
+@pytest.mark.parametrize(
+    ("at_us", "reason"),
+    [
+        (START_US + 61_000_000, "lies 61 s in the future"),
+        (START_US + 24 * HOUR_US, "lies 86400 s in the future"),
+        (0, "before 2020"),
+    ],
+)
+def test_a_posted_fingerprint_of_another_time_is_refused(client, at_us, reason):
+    """Who posts hears at once, and can leave the instant out; a sender on the wire could not."""
+    body = {"request_id": "r", "step": 0, "vector": guide_vector(), "captured_at_us": at_us}
+    answer = client.post("/fingerprint", json=body)
+    assert answer.status_code == 422
+    assert reason in answer.json()["detail"]
+    del body["captured_at_us"]
+    assert client.post("/fingerprint", json=body).status_code == 201
 
 
 def test_retention_waits_for_a_clock_set_back_and_then_goes_on(client, sender, settings, clock):
@@ -100,7 +161,8 @@ def test_a_senders_clock_set_back_only_moves_its_own_hours(client, sender, setti
     ]
     with contextlib.closing(open_reader(settings.db)) as connection:
         hour = START_US // HOUR_US * HOUR_US
-        assert hours_with_rows_after(connection, after_id=4) == [(0, 2, 9), (hour - 24 * HOUR_US, 3, 7)]
+        # A clock that was never set says nothing: those rows carry this machine's time.
+        assert hours_with_rows_after(connection, after_id=4) == [(hour - 24 * HOUR_US, 3, 7), (hour, 2, 9)]
     assert client.get("/stats").json()["fingerprints"] == 9
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attn_sidecar.admission import Span
 from attn_sidecar.grounding import grounding, parts_of
 from attn_sidecar.sentences import sentence_ranges
 from attn_sidecar.store.records import Token
@@ -35,7 +36,7 @@ def answers(draw):
     prompt_len = draw(st.integers(1, 60))
     edges = sorted(draw(st.lists(st.integers(0, prompt_len), min_size=2, max_size=6, unique=True)) or [0])
     spans = [
-        {"message": number, "role": "user", "start": start, "end": end}
+        Span(message=number, role="user", start=start, end=end)
         for number, (start, end) in enumerate(pairwise(edges))
         if draw(st.booleans())
     ]
@@ -79,8 +80,8 @@ def test_every_position_lies_in_exactly_one_part(case):
 
 def test_a_message_is_told_apart_from_the_sink_and_the_template():
     spans = [
-        {"message": 0, "role": "system", "start": 0, "end": 6},
-        {"message": 1, "role": "user", "start": 8, "end": 10},
+        Span(message=0, role="system", start=0, end=6),
+        Span(message=1, role="user", start=8, end=10),
     ]
     attention = np.array([0.3, 0.1, 0, 0, 0.05, 0.05, 0.02, 0.03, 0.2, 0.15, 0.06, 0.04])
     token = token_from_attention(attention, step=1, prompt_len=11, top_k=4)
@@ -98,7 +99,7 @@ def test_a_message_is_told_apart_from_the_sink_and_the_template():
 def test_without_a_top_k_only_what_was_stored_exactly_is_known():
     attention = np.full(20, 0.05)
     token = token_from_attention(attention, step=0, prompt_len=20, top_k=0)
-    [one] = grounding([token], prompt_len=20, spans=[{"message": 0, "role": "user", "start": 0, "end": 12}]).tokens
+    [one] = grounding([token], prompt_len=20, spans=[Span(message=0, role="user", start=0, end=12)]).tokens
     assert one.low == pytest.approx([0.2, 0.0, 0.0, 0.0])
     assert one.high == pytest.approx([0.2, 0.8, 0.8, 0.0])
     assert one.mass_not_shown == 1

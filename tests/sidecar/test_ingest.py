@@ -104,15 +104,37 @@ BAD_ROWS = {
     "step": with_column(GOOD, "step", [0, -1, 2]),
     "instant": with_column(GOOD, "captured_at_us", [0, 2**60, 2]),
     "vector": with_column(GOOD, "vector", pa.FixedSizeListArray.from_arrays(pa.array(NAN_VECTOR), 20)),
-    "context": with_column(GOOD, "context_len", [100, 0, 100]),
+    "context": with_column(GOOD, "context_len", [2000, 0, 2000]),
     "share": with_column(GOOD, "sink_mass", [0.1, float("nan"), 0.1]),
-    "topk": with_column(GOOD, "topk_positions", [[1], [2, 3], None]),
+    "topk": with_column(GOOD, "topk_positions", [[3, 1], [2], None]),
 }
 
 
 @pytest.mark.parametrize("word", BAD_ROWS)
-def test_a_row_that_breaks_an_invariant_refuses_its_batch(word, sender, sidecar, settings):
-    bad = sender.send(BAD_ROWS[word])
+def test_a_row_that_breaks_an_invariant_is_refused_alone(word, sender, sidecar, settings):
+    """The second of three; the two beside it, of another request, are stored and acknowledged."""
+    seq = sender.send(BAD_ROWS[word])
+    assert sender.hear() == (seq, None)
+    assert dict(sidecar.ingest.counters.refused_rows) == {word: 1}
+    assert not sidecar.ingest.counters.refused
+    assert stored(settings, "SELECT step FROM fingerprints ORDER BY step") == [(0,), (2,)]
+
+
+def test_one_bad_row_of_512_loses_no_other(sender, sidecar, settings):
+    """Of 64 requests in one batch: what the sender's batches hold together has nothing to do with one another."""
+    rows = pa.concat_batches([random_rows(8, seed=k, request_id=f"r{k}") for k in range(64)])
+    vectors = np.asarray(rows.column("vector").flatten().to_numpy()).copy().reshape(-1, 20)
+    vectors[300, 3] = 800.0
+    seq = sender.send(with_column(rows, "vector", pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 20)))
+    assert sender.hear() == (seq, None)
+    assert stored(settings, "SELECT count(*) FROM fingerprints") == [(511,)]
+    assert stored(settings, "SELECT count(*) FROM fingerprints WHERE request_id = 'r37'") == [(7,)]
+    assert dict(sidecar.ingest.counters.refused_rows) == {"vector": 1}
+
+
+@pytest.mark.parametrize("word", BAD_ROWS)
+def test_a_batch_without_one_good_row_is_refused(word, sender, sidecar, settings):
+    bad = sender.send(BAD_ROWS[word].slice(1, 1))
     good = sender.send(random_rows(2, request_id="after"))
     sender.hear_all()
     assert set(sender.refused) == {bad}
@@ -120,6 +142,35 @@ def test_a_row_that_breaks_an_invariant_refuses_its_batch(word, sender, sidecar,
     assert sidecar.ingest.counters.refused == {word: 1}
     assert good not in sender.refused
     assert stored(settings, "SELECT DISTINCT request_id FROM fingerprints") == [("after",)]
+
+
+def test_a_missing_id_or_an_unknown_event_is_refused_alone(sender, sidecar, settings):
+    rows = pa.concat_batches([request_row("started", request_id=f"r{k}") for k in range(4)])
+    rows = with_column(rows, "request_id", ["a", None, "c", "d"])
+    seq = sender.send(with_column(rows, "event", ["started", "started", "paused", "started"]), kind="requests")
+    assert sender.hear() == (seq, None)
+    assert stored(settings, "SELECT request_id FROM requests ORDER BY 1") == [("a",), ("d",)]
+    assert dict(sidecar.ingest.counters.refused_rows) == {"null": 1, "event": 1}
+
+
+BAD_JSON = {
+    "prompt_spans": [
+        "[{", "[1]", '{"a": 1}', '[{"message": 0}]', '[{"message": 0, "role": "u", "start": -1, "end": 2}]',
+        '[{"message": "0", "role": "u", "start": 0, "end": 2}]', "null",
+    ],
+    "sampling_params": ["{", "[]", "1", '{"a": "\\ud800"}', '{"a": 1e999}', '{"a": NaN}', "null"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "text"), [(name, text) for name, texts in BAD_JSON.items() for text in texts])
+def test_what_could_not_be_read_back_is_refused_at_the_edge(column, text, client, sender):
+    """`[1]` as spans was stored, and `GET /requests` answered 500 to everyone from then on."""
+    rows = pa.concat_batches([request_row("started", request_id=name) for name in ("bad", "good")])
+    good = rows.column(column)[1].as_py()
+    seq = sender.send(with_column(rows, column, [text, good]), kind="requests")
+    assert sender.hear() == (seq, None)
+    assert [one["request_id"] for one in client.get("/requests").json()["requests"]] == ["good"]
+    assert client.get("/requests/good").status_code == 200
 
 
 def test_a_request_event_that_is_no_json_is_refused(sender):

@@ -44,14 +44,16 @@ def test_a_batch_changes_the_numbers(client, sender):
     sender.send(request_row("started"), kind="requests")
     sender.send(random_rows(40))
     sender.hear_all()
-    sender.send(with_column(random_rows(3), "step", [-1, 0, 1]))
-    sender.hear()
+    sender.send(with_column(random_rows(3, request_id="other"), "step", [-1, 0, 1]))
+    sender.send(with_column(random_rows(1, request_id="none"), "step", [-1]))
+    sender.hear_all()
     after = scrape(client)
-    assert value(after, "attn_ingest_batches_total") == 4
-    assert value(after, "attn_ingest_rows_total") == 81
-    assert value(after, "attn_ingest_acknowledged_batches_total") == 3
+    assert value(after, "attn_ingest_batches_total") == 5
+    assert value(after, "attn_ingest_rows_total") == 83
+    assert value(after, "attn_ingest_acknowledged_batches_total") == 4
+    assert value(after, "attn_ingest_refused_rows_total", reason="step") == 2
     assert value(after, "attn_ingest_refused_batches_total", reason="step") == 1
-    assert value(after, "attn_store_rows_total", outcome="new") == 40
+    assert value(after, "attn_store_rows_total", outcome="new") == 42
     assert value(after, "attn_store_rows_total", outcome="repeated") == 40
     assert value(after, "attn_store_commit_seconds_count") == value(after, "attn_store_commits_total") >= 1
     assert value(after, "attn_store_commit_seconds_sum") > 0

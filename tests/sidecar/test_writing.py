@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from attn_core import store, wire
 from attn_core.classify import Classifier, no_clusters
 from attn_core.errors import SchemaMismatch
+from attn_sidecar.admission import Admission
 from attn_sidecar.app import Sidecar, create_app
 from attn_sidecar.classification import answers_of, rows_from_values
 from attn_sidecar.health import HealthBoard
@@ -95,7 +96,9 @@ def test_a_full_database_withholds_the_acknowledgement(client, sidecar, sender, 
 
 def test_one_impossible_row_does_not_take_others_with_it(client, sender, monkeypatch):
     """What admission let through and SQLite refuses for good is refused alone."""
-    monkeypatch.setattr("attn_sidecar.ingest.refusals", lambda batches: [None] * len(batches))
+    monkeypatch.setattr(
+        "attn_sidecar.ingest.admissions", lambda batches, *, now_us: [Admission(batch=batch) for batch in batches]
+    )
     bad = sender.send(with_column(random_rows(1), "step", [-1]))
     good = sender.send(random_rows(4, request_id="good"))
     sender.hear_all()

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from attn_core.fingerprint import DIM, MAX_CONTEXT_LEN
 from attn_core.wire import is_compressed_batch
-from attn_sidecar.admission import LATEST_INSTANT_US, MAX_ID_CHARS
+from attn_sidecar.admission import LATEST_INSTANT_US, MAX_ID_CHARS, why_no_instant
 from attn_sidecar.api.problems import Problem
 from attn_sidecar.classification import Rows
 
@@ -51,48 +51,68 @@ def table_from_body(body: bytes, *, needed: Sequence[str], also: Sequence[str], 
     return table
 
 
-def rows_from_table(table: pa.Table) -> Rows:
-    """The vectors and their companions; raises `Problem` 422."""
-    column = table.column("vector")
+def rows_from_table(table: pa.Table) -> tuple[Rows, dict[int, str]]:
+    """The vectors and their companions, and by row why one is no fingerprint; its vector is all NaN.
+
+    Raises `Problem` 422 where a column is of another type, or no row is readable.
+    """
+    column = table.column("vector").combine_chunks()
     kind = column.type
     lists = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
     if not lists or not pa.types.is_floating(kind.value_type):
         raise _invalid(f"vector is {kind}", f"vector is fixed_size_list<float>[{DIM}]")
-    lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy()
-    bad = np.flatnonzero(lengths != DIM)
-    if bad.size:
-        raise _invalid(
-            f"row {bad[0]} has {max(int(lengths[bad[0]]), 0)} numbers", f"a fingerprint has {DIM}, none null"
-        )
-    flat = pc.list_flatten(column)
+    refused: dict[int, str] = {}
+    lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
+    whole = lengths == DIM
+    for i in np.flatnonzero(~whole).tolist():
+        refused[i] = f"vector has {max(int(lengths[i]), 0)} numbers; a fingerprint has {DIM}, none null"
+    flat = pc.list_flatten(column.filter(pa.array(whole)))
+    vectors = np.full((table.num_rows, DIM), np.nan, dtype=np.float32)
     with np.errstate(over="ignore"):
-        vectors = flat.to_numpy().astype(np.float32).reshape(-1, DIM)
-    values = {name: _numbers(table, name) for name in COMPANIONS}
+        vectors[whole] = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, DIM)
+    values = {name: _numbers(table, name, refused) for name in COMPANIONS}
+    if len(refused) == table.num_rows:
+        raise _invalid(f"row 0: {refused[0]}", "no row is a fingerprint; see GET /openapi.json")
     return Rows(
         vectors=vectors,
         context_len=np.nan_to_num(values["context_len"], nan=0).astype(np.int64),
         sink_mass=values["sink_mass"].astype(np.float32),
         periodicity=values["periodicity"].astype(np.float32),
-    )
+    ), refused
 
 
-def places_from_table(table: pa.Table, *, now_us: int) -> list[tuple[str, int, int]]:
-    """(request_id, step, captured_at_us) of each row; raises `Problem` 422."""
-    ids = table.column("request_id")
-    if not pa.types.is_string(ids.type) or ids.null_count:
-        raise _invalid(f"request_id is {ids.type} with {ids.null_count} nulls", "request_id is utf8 without nulls")
-    limits = pc.min_max(pc.utf8_length(ids)).as_py()
-    if limits["min"] < 1 or limits["max"] > MAX_ID_CHARS:
-        raise _invalid("a request_id is empty or too long", f"a request_id has 1 to {MAX_ID_CHARS} characters")
-    steps, at_us = _numbers(table, "step"), _numbers(table, "captured_at_us")
-    if np.isnan(steps).any():
-        raise _invalid("a step is null", "step counts output tokens from 0")
+def places_from_table(table: pa.Table, *, now_us: int) -> tuple[list[tuple[str, int, int]], dict[int, str]]:
+    """(request_id, step, captured_at_us) of each row, and by row why it has no place.
+
+    Raises `Problem` 422 where a column is of another type, or no row has a place.
+    """
+    ids = table.column("request_id").combine_chunks()
+    if not pa.types.is_string(ids.type):
+        raise _invalid(f"request_id is {ids.type}", "request_id is utf8")
+    refused: dict[int, str] = {}
+    lengths = pc.fill_null(pc.utf8_length(ids), 0).to_numpy(zero_copy_only=False)
+    for i in np.flatnonzero((lengths < 1) | (lengths > MAX_ID_CHARS)).tolist():
+        refused[i] = f"a request_id has 1 to {MAX_ID_CHARS} characters"
+    steps, at_us = _numbers(table, "step", refused), _numbers(table, "captured_at_us", refused)
+    for i in np.flatnonzero(np.isnan(steps)).tolist():
+        refused.setdefault(i, "step is null; it counts output tokens from 0")
     at_us = np.where(np.isnan(at_us), now_us, at_us)
-    return list(zip(ids.to_pylist(), steps.astype(int).tolist(), at_us.astype(int).tolist(), strict=True))
+    for i, at in enumerate(at_us.astype(int).tolist()):
+        if i not in refused and (reason := why_no_instant(at, now_us=now_us)) is not None:
+            refused[i] = reason
+    if len(refused) == table.num_rows:
+        raise _invalid(f"row 0: {refused[0]}", "no row has a place; see GET /openapi.json")
+    steps = np.nan_to_num(steps, nan=0)
+    return list(
+        zip(pc.fill_null(ids, "").to_pylist(), steps.astype(int).tolist(), at_us.astype(int).tolist(), strict=True)
+    ), refused
 
 
-def _numbers(table: pa.Table, name: str) -> Any:
-    """The column as float64 [m] (exact to 2^53, as its limits are), NaN where it is null or missing."""
+def _numbers(table: pa.Table, name: str, refused: dict[int, str]) -> Any:
+    """The column as float64 [m] (exact to 2^53, as its limits are), NaN where it is null, missing or out of bounds.
+
+    The rows that are out of bounds are added to `refused`. Raises `Problem` 422 where the column is of another type.
+    """
     if name not in table.column_names:
         return np.full(table.num_rows, np.nan)
     column = table.column(name)
@@ -101,11 +121,11 @@ def _numbers(table: pa.Table, name: str) -> Any:
     if not fits and not pa.types.is_null(column.type):
         raise _invalid(f"{name} is {column.type}", f"{name} is {'an integer' if whole else 'a float'} column")
     least, most = _LIMITS[name]
-    values = column.cast(pa.float64(), safe=False).to_numpy()
+    values = np.array(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
     known = column.is_valid().to_numpy()
-    bad = np.flatnonzero(known & ~((values >= least) & (values <= most)))
-    if bad.size:
-        raise _invalid(f"row {bad[0]} has {name} {values[bad[0]]:.15g}", f"{name} lies between {least} and {most}")
+    for i in np.flatnonzero(known & ~((values >= least) & (values <= most))).tolist():
+        refused.setdefault(i, f"{name} is {values[i]:.15g}; it lies between {least} and {most}")
+        values[i] = np.nan
     return values
 
 

@@ -1,14 +1,15 @@
 """`POST /classify/batch` and `POST /fingerprint/batch`: many fingerprints at once, as JSON or Arrow, in or out.
 
-A question asked in vain costs the others nothing: `/classify/batch` answers every row, and says of the invalid ones
-what is wrong. What is to be stored is stored whole or not at all: one invalid row refuses a `/fingerprint/batch`, with
-its number, before anything is written. Sending a batch again is always safe: (request_id, step) is stored once.
+A row that is no fingerprint costs the others nothing: both answer, or store and answer, every other row, and say of the
+invalid ones what is wrong. A body in which no row is valid is refused. Sending a batch again is always safe:
+(request_id, step) is stored once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from attn_core.bundle import SCHEMA_VERSION
 from attn_core.zones import CHARACTERISTICS, ZONES
 from attn_sidecar.api.arrow_bodies import COMPANIONS, places_from_table, rows_from_table, table_from_body
 from attn_sidecar.api.asked import ARROW_STREAM
-from attn_sidecar.api.bodies import ClassifyBody, Explain, FingerprintBody, decoded, rows_from_bodies
+from attn_sidecar.api.bodies import ClassifyBody, Explain, FingerprintBody, decoded, rows_from_batch, rows_of_batch
 from attn_sidecar.api.endpoint import Endpoint
 from attn_sidecar.api.fingerprint import store
 from attn_sidecar.api.problems import vector_problem
@@ -33,6 +34,8 @@ from attn_sidecar.discovery import Discovery
 from attn_sidecar.store.jobs import PostedFingerprint, Stored
 from attn_sidecar.store.writer import Writer
 
+Refused = Mapping[int, str]
+"""By row, why it is no fingerprint."""
 MAX_BATCH_BYTES = 16 << 20
 MAX_QUESTIONS, MAX_FINGERPRINTS = 65_536, 8_192
 
@@ -70,11 +73,15 @@ class ClassifyBatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FingerprintBatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """201 where one is new, 200 where all were held already. `stored` is false where (request_id, step) was held."""
+    """201 where one is new, 200 where all were held already.
+
+    `stored` is false where (request_id, step) was held, and in the rows of `invalid`, whose manifold is null.
+    """
 
     num_stored: int
     stored: list[bool]
-    manifolds: list[Manifold]
+    manifolds: list[Manifold | None]
+    invalid: list[InvalidRow]
     schema_version: int
     run_id: str | None
 
@@ -84,23 +91,34 @@ def endpoints(discovery: Discovery, *, writer: Writer, now_us: Callable[[], int]
     asked_decoder = msgspec.json.Decoder(ClassifyBatchBody)
     posted_decoder = msgspec.json.Decoder(FingerprintBatchBody)
 
-    def questions(body: bytes, kind: str) -> tuple[Rows, Sequence[bool]]:
+    def questions(body: bytes, kind: str) -> tuple[Rows, Refused, Sequence[bool]]:
         if kind == ARROW_STREAM:
             table = table_from_body(body, needed=("vector",), also=COMPANIONS, most_rows=MAX_QUESTIONS)
-            return rows_from_table(table), [False] * table.num_rows
-        batch = decoded(body, asked_decoder, path="/classify/batch")
-        return rows_from_bodies(batch.fingerprints, numbered=True), _explained(batch)
+            rows, refused = rows_from_table(table)
+            return rows, refused, [False] * table.num_rows
+        asked = decoded(body, asked_decoder, path="/classify/batch")
+        batch = rows_of_batch(asked.fingerprints, explain=asked.explain)
+        return rows_from_batch(batch.rows), batch.refused, batch.explained
 
-    def posted(body: bytes, kind: str) -> tuple[Rows, list[tuple[str, int, int]], Sequence[bool]]:
+    def posted(body: bytes, kind: str) -> tuple[Rows, Refused, list[tuple[str, int, int]], Sequence[bool]]:
+        now = now_us()
         if kind == ARROW_STREAM:
             needed, also = ("request_id", "step", "vector"), ("captured_at_us", *COMPANIONS)
             table = table_from_body(body, needed=needed, also=also, most_rows=MAX_FINGERPRINTS)
-            return rows_from_table(table), places_from_table(table, now_us=now_us()), [False] * table.num_rows
-        batch = decoded(body, posted_decoder, path="/fingerprint/batch")
-        held = batch.fingerprints
-        now = now_us()
-        places = [(f.request_id, f.step, now if f.captured_at_us is None else f.captured_at_us) for f in held]
-        return rows_from_bodies(held, numbered=True), places, _explained(batch)
+            rows, refused = rows_from_table(table)
+            places, misplaced = places_from_table(table, now_us=now)
+            return rows, {**misplaced, **refused}, places, [False] * table.num_rows
+        given = decoded(body, posted_decoder, path="/fingerprint/batch")
+        batch = rows_of_batch(given.fingerprints, explain=given.explain, now_us=now)
+        places = [
+            ("", 0, 0) if f is None else (f.request_id, f.step, now if f.captured_at_us is None else f.captured_at_us)
+            for f in batch.rows
+        ]
+        return rows_from_batch(batch.rows), batch.refused, places, batch.explained
+
+    def answered(rows: Rows, refused: Refused) -> Answers:
+        found = answers_of(discovery.served.classifier, rows)
+        return replace(found, invalid=[refused.get(i, reason) for i, reason in enumerate(found.invalid)])
 
     async def classify_batch(request: Request) -> Response:
         body, kind = await read_body(
@@ -108,9 +126,8 @@ def endpoints(discovery: Discovery, *, writer: Writer, now_us: Callable[[], int]
         )
 
         def answer() -> Response:
-            rows, explained = questions(body, kind)
-            found = answers_of(discovery.served.classifier, rows)
-            return _response(found, explained, as_arrow=_wants_arrow(request))
+            rows, refused, explained = questions(body, kind)
+            return _response(answered(rows, refused), explained, as_arrow=_wants_arrow(request))
 
         return await asyncio.to_thread(answer)
 
@@ -118,13 +135,15 @@ def endpoints(discovery: Discovery, *, writer: Writer, now_us: Callable[[], int]
         body, kind = await read_body(
             request.scope["headers"], request.receive, also=(ARROW_STREAM,), most=MAX_BATCH_BYTES
         )
-        rows, places, explained = await asyncio.to_thread(posted, body, kind)
-        found = await asyncio.to_thread(answers_of, discovery.served.classifier, rows)
-        wrong = next((i for i, reason in enumerate(found.invalid) if reason is not None), None)
-        if wrong is not None:
-            raise vector_problem(f"row {wrong}: {found.invalid[wrong]}; nothing was stored")
-        jobs = _jobs(rows, places, found)
-        stored = [one.stored for one in await asyncio.gather(*(store(writer, job) for job in jobs))]
+        rows, refused, places, explained = await asyncio.to_thread(posted, body, kind)
+        found = await asyncio.to_thread(answered, rows, refused)
+        valid = [i for i, reason in enumerate(found.invalid) if reason is None]
+        if not valid:
+            raise vector_problem(f"row 0: {found.invalid[0]}; no row is valid, and nothing was stored")
+        outcomes = await asyncio.gather(*(store(writer, job) for job in _jobs(rows, places, found, valid)))
+        stored = [False] * len(places)
+        for i, outcome in zip(valid, outcomes, strict=True):
+            stored[i] = outcome.stored
         return await asyncio.to_thread(_stored_response, found, stored, explained, as_arrow=_wants_arrow(request))
 
     return [
@@ -143,7 +162,7 @@ def endpoints(discovery: Discovery, *, writer: Writer, now_us: Callable[[], int]
             method="POST",
             path="/fingerprint/batch",
             handler=add_fingerprints,
-            summary="Store and classify many fingerprints, all or none",
+            summary="Store and classify many fingerprints",
             body=FingerprintBatchBody,
             also_takes=(ARROW_STREAM,),
             answer=FingerprintBatchAnswer,
@@ -154,20 +173,13 @@ def endpoints(discovery: Discovery, *, writer: Writer, now_us: Callable[[], int]
     ]
 
 
-def _explained(batch: ClassifyBatchBody | FingerprintBatchBody) -> list[bool]:
-    return [batch.explain or one.explain for one in batch.fingerprints]
-
-
 def _response(found: Answers, explained: Sequence[bool], *, as_arrow: bool) -> Response:
     if as_arrow:
         columns = {**_columns(found), "invalid": pa.array(found.invalid, pa.string())}
         return _arrow_response(columns, run_id=found.run_id, status=200)
     answer = ClassifyBatchAnswer(
-        manifolds=[
-            found.manifold(i, explain=explain) if reason is None else None
-            for i, (reason, explain) in enumerate(zip(found.invalid, explained, strict=True))
-        ],
-        invalid=[InvalidRow(row=i, detail=reason) for i, reason in enumerate(found.invalid) if reason is not None],
+        manifolds=_manifolds(found, explained),
+        invalid=_invalid_rows(found),
         schema_version=SCHEMA_VERSION,
         run_id=found.run_id,
     )
@@ -177,19 +189,32 @@ def _response(found: Answers, explained: Sequence[bool], *, as_arrow: bool) -> R
 def _stored_response(found: Answers, stored: list[bool], explained: Sequence[bool], *, as_arrow: bool) -> Response:
     status = 201 if any(stored) else 200
     if as_arrow:
-        return _arrow_response({"stored": pa.array(stored), **_columns(found)}, run_id=found.run_id, status=status)
+        columns = {"stored": pa.array(stored), **_columns(found), "invalid": pa.array(found.invalid, pa.string())}
+        return _arrow_response(columns, run_id=found.run_id, status=status)
     answer = FingerprintBatchAnswer(
         num_stored=sum(stored),
         stored=stored,
-        manifolds=[found.manifold(row, explain=explain) for row, explain in enumerate(explained)],
+        manifolds=_manifolds(found, explained),
+        invalid=_invalid_rows(found),
         schema_version=SCHEMA_VERSION,
         run_id=found.run_id,
     )
     return Response(msgspec.json.encode(answer), status_code=status, media_type="application/json")
 
 
+def _manifolds(found: Answers, explained: Sequence[bool]) -> list[Manifold | None]:
+    return [
+        found.manifold(i, explain=explain) if reason is None else None
+        for i, (reason, explain) in enumerate(zip(found.invalid, explained, strict=True))
+    ]
+
+
+def _invalid_rows(found: Answers) -> list[InvalidRow]:
+    return [InvalidRow(row=i, detail=reason) for i, reason in enumerate(found.invalid) if reason is not None]
+
+
 def _jobs(
-    rows: Rows, places: Sequence[tuple[str, int, int]], found: Answers
+    rows: Rows, places: Sequence[tuple[str, int, int]], found: Answers, valid: Sequence[int]
 ) -> list[Callable[[Callable[[Stored | Exception], None]], PostedFingerprint]]:
     def job(row: int, answer: Callable[[Stored | Exception], None]) -> PostedFingerprint:
         request_id, step, at_us = places[row]
@@ -203,7 +228,7 @@ def _jobs(
             answer=answer,
         )
 
-    return [partial(job, row) for row in range(len(places))]
+    return [partial(job, row) for row in valid]
 
 
 def _wants_arrow(request: Request) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from attn_core.fingerprint import DIM, MAX_CONTEXT_LEN
-from attn_sidecar.admission import LATEST_INSTANT_US, MAX_ID_CHARS
+from attn_sidecar.admission import LATEST_INSTANT_US, MAX_ID_CHARS, why_no_instant
 from attn_sidecar.api.problems import Problem, vector_problem
 from attn_sidecar.api.quick import JSON_HINT
 from attn_sidecar.classification import Rows, rows_from_values
@@ -76,15 +78,65 @@ def decoded(raw: bytes, decoder: msgspec.json.Decoder[Body], *, path: str) -> Bo
         ) from error
 
 
-def rows_from_bodies(bodies: Sequence[ClassifyBody | FingerprintBody], *, numbered: bool) -> Rows:
-    """A row each; raises `Problem` 422 where a vector has not 20 numbers, with its row where they are `numbered`."""
-    for row, body in enumerate(bodies):
+Row = TypeVar("Row", bound=ClassifyBody | FingerprintBody)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsOfBatch(Generic[Row]):
+    """The rows of a body, each usable or refused alone."""
+
+    rows: list[Row | None]
+    """None where a row is refused."""
+    explained: list[bool]
+    refused: dict[int, str]
+    """By row, why."""
+
+
+def rows_of_batch(bodies: Sequence[Row], *, explain: bool, now_us: int | None = None) -> RowsOfBatch[Row]:
+    """The rows of a decoded batch; with `now_us`, those whose instant cannot be are refused alone.
+
+    Raises `Problem` 422 where a vector has not 20 numbers, as where the body breaks its schema in any other way.
+    """
+    rows: list[Row | None] = list(bodies)
+    refused: dict[int, str] = {}
+    for i, body in enumerate(bodies):
         if len(body.vector) != DIM:
-            where = f"row {row}: " if numbered else ""
-            raise vector_problem(f"{where}vector has {len(body.vector)} numbers; a fingerprint has {DIM}")
+            raise vector_problem(f"row {i}: vector has {len(body.vector)} numbers; a fingerprint has {DIM}")
+        if isinstance(body, FingerprintBody) and body.captured_at_us is not None and now_us is not None:
+            reason = why_no_instant(body.captured_at_us, now_us=now_us)
+            if reason is not None:
+                rows[i], refused[i] = None, reason
+    return RowsOfBatch(rows=rows, explained=[explain or body.explain for body in bodies], refused=refused)
+
+
+def rows_from_batch(bodies: Sequence[ClassifyBody | FingerprintBody | None]) -> Rows:
+    """A row each; one that was refused is all NaN, which is no fingerprint."""
+    nothing = [math.nan] * DIM
     return rows_from_values(
-        [body.vector for body in bodies],
-        context_len=[body.context_len for body in bodies],
-        sink_mass=[body.sink_mass for body in bodies],
-        periodicity=[body.periodicity for body in bodies],
+        [nothing if body is None else body.vector for body in bodies],
+        context_len=[None if body is None else body.context_len for body in bodies],
+        sink_mass=[None if body is None else body.sink_mass for body in bodies],
+        periodicity=[None if body is None else body.periodicity for body in bodies],
     )
+
+
+def row_from_body(body: ClassifyBody | FingerprintBody) -> Rows:
+    """The one row of this body; raises `Problem` 422 where its vector has not 20 numbers."""
+    if len(body.vector) != DIM:
+        raise vector_problem(f"vector has {len(body.vector)} numbers; a fingerprint has {DIM}")
+    return rows_from_batch([body])
+
+
+def instant_of(body: FingerprintBody, *, now_us: int) -> int:
+    """When the fingerprint was captured, now where it does not say; raises `Problem` 422 where that cannot be."""
+    if body.captured_at_us is None:
+        return now_us
+    if (reason := why_no_instant(body.captured_at_us, now_us=now_us)) is not None:
+        raise Problem(
+            422,
+            "body-invalid",
+            title="The body is not what this endpoint takes",
+            detail=reason,
+            mend="captured_at_us is UTC microseconds since 1970; leave it out for the present",
+        )
+    return body.captured_at_us

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from attn_core.bundle import SCHEMA_VERSION
-from attn_sidecar.api.bodies import ClassifyBody, decoded, rows_from_bodies
+from attn_sidecar.api.bodies import ClassifyBody, decoded, row_from_body
 from attn_sidecar.api.endpoint import Endpoint
 from attn_sidecar.api.quick import on_the_long_way
 from attn_sidecar.classification import Manifold, one_answer
@@ -27,7 +27,7 @@ def endpoints(discovery: Discovery) -> list[Endpoint]:
 
     async def classify(raw: bytes) -> tuple[int, bytes]:
         body = decoded(raw, decoder, path="/classify")
-        found = one_answer(discovery.served.classifier, rows_from_bodies([body], numbered=False))
+        found = one_answer(discovery.served.classifier, row_from_body(body))
         manifold = found.manifold(0, explain=body.explain)
         answer = ClassifyAnswer(manifold=manifold, schema_version=SCHEMA_VERSION, run_id=found.run_id)
         return 200, encoder.encode(answer)

@@ -22,6 +22,7 @@ _RUN_ID = "2026-01-10T04-02-11"
 _HOUR = "2026-01-10T04:00Z"
 _REQUEST = {
     "request_id": "chatcmpl-1",
+    "response_id": "chatcmpl-1",
     "model_id": "demo-model",
     "started_at_us": 1_768_017_731_000_000,
     "ended_at_us": 1_768_017_733_500_000,
@@ -83,6 +84,7 @@ ANSWER_EXAMPLES: dict[str, Any] = {
         "num_stored": 2,
         "stored": [True, True],
         "manifolds": [_MANIFOLD, _MANIFOLD],
+        "invalid": [],
         "schema_version": 1,
         "run_id": _RUN_ID,
     },

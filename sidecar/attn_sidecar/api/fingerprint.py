@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from attn_core.bundle import SCHEMA_VERSION
-from attn_sidecar.api.bodies import FingerprintBody, decoded, rows_from_bodies
+from attn_sidecar.api.bodies import FingerprintBody, decoded, instant_of, row_from_body
 from attn_sidecar.api.endpoint import Endpoint
 from attn_sidecar.api.quick import on_the_long_way
 from attn_sidecar.classification import Manifold, one_answer
@@ -34,14 +34,15 @@ def endpoints(writer: Writer, *, discovery: Discovery, now_us: Callable[[], int]
 
     async def add_fingerprint(raw: bytes) -> tuple[int, bytes]:
         body = decoded(raw, decoder, path="/fingerprint")
-        rows = rows_from_bodies([body], numbered=False)
+        rows = row_from_body(body)
+        at_us = instant_of(body, now_us=now_us())
         found = one_answer(discovery.served.classifier, rows)
         stored = await store(
             writer,
             lambda answer: PostedFingerprint(
                 request_id=body.request_id,
                 step=body.step,
-                captured_at_us=now_us() if body.captured_at_us is None else body.captured_at_us,
+                captured_at_us=at_us,
                 rows=rows,
                 answers=found,
                 row=0,

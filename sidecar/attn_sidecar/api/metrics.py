@@ -25,7 +25,7 @@ from attn_sidecar.online.follower import OnlineFollower
 from attn_sidecar.store.writer import Writer
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PARTS = ("discovery", "ingest", "integrity", "live", "online", "store")
+PARTS = ("clock", "discovery", "ingest", "integrity", "live", "online", "store")
 """The parts that say how they are, whether or not they ail now."""
 MOST_REASONS = 32
 """Reasons of refusal shown by name, the most frequent first; the others are summed as ``other``."""
@@ -118,10 +118,21 @@ class _Figures(Collector):
         if rest := ranked[MOST_REASONS:]:
             refused.add_metric(["other"], sum(count for _, count in rest))
         yield refused
-        dropped = counters.dropped_by_source.copy()
-        yield _gauge("attn_ingest_sources", "Senders heard of, the newest 1024", len(dropped))
+        rows = CounterMetricFamily("attn_ingest_refused_rows", "Rows refused", labels=["reason"])
+        for reason, count in counters.refused_rows.copy().items():
+            rows.add_metric([reason], count)
+        yield rows
+        sources = list(counters.sources.copy().values())
+        yield _gauge("attn_ingest_sources", "Senders heard of, the newest 1024", len(sources))
         yield _gauge(
-            "attn_ingest_batches_dropped_by_sources", "Batches that these senders gave up", sum(dropped.values())
+            "attn_ingest_batches_dropped_by_sources",
+            "Batches that these senders gave up",
+            sum(one.dropped for one in sources),
+        )
+        yield _counter(
+            "attn_ingest_redated_rows",
+            "Rows stored with this machine's time, since their sender's clock could not be right",
+            counters.num_redated_rows,
         )
 
     def _store(self) -> Iterator[Metric]:

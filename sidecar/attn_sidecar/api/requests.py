@@ -21,6 +21,8 @@ from attn_sidecar.store.records import RequestDetail, RequestFilter, RequestSumm
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
 MAX_TOKENS = 8192
+MAX_FIGURES = 131_072
+"""Of the grounding's tokens times parts in one answer: a long chat has many messages, and gets fewer tokens a page."""
 _LIMIT = Parameter(
     name="limit", kind="integer", least=1, most=MAX_LIMIT, default=DEFAULT_LIMIT, description="requests an answer"
 )
@@ -29,14 +31,28 @@ _ZONE = Parameter(name="zone", kind="string", choices=ZONES, description="with a
 _REQUEST_ZONE = Parameter(
     name="request_zone", kind="string", choices=ZONES, description="that ended, and whose whole answer has this zone"
 )
-_FILTERS = (_LIMIT, _CURSOR, MODEL, FROM_US, TO_US, _ZONE, _REQUEST_ZONE)
+_RESPONSE_ID = Parameter(
+    name="response_id", kind="string", description="the id that an OpenAI answer carries: all requests that used it"
+)
+_FILTERS = (_LIMIT, _CURSOR, MODEL, FROM_US, TO_US, _ZONE, _REQUEST_ZONE, _RESPONSE_ID)
 _ID = Parameter(name="request_id", place="path", kind="string", description="the answer's id", example="chatcmpl-1")
 _FROM_STEP = Parameter(
     name="from_step", kind="integer", least=0, most=2**31 - 1, default=0, description="first step to give"
 )
 _MAX_TOKENS = Parameter(
-    name="max_tokens", kind="integer", least=1, most=MAX_TOKENS, default=MAX_TOKENS, description="tokens an answer"
+    name="max_tokens",
+    kind="integer",
+    least=1,
+    most=MAX_TOKENS,
+    default=MAX_TOKENS,
+    description="tokens an answer at most; of a request of many messages come fewer (`next_step` says where to go on)",
 )
+_PROMPT = Parameter(
+    name="prompt", kind="string", choices=("yes", "no"), default="yes",
+    description="no: without the prompt's ids and texts, which every page would repeat",
+)  # fmt: skip
+_PARTS_BESIDE_MESSAGES = 3
+"""Sink, template and answer."""
 
 
 class RequestsAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +101,7 @@ def endpoints(readers: ReadPool) -> list[Endpoint]:
             to_us=asked["to_us"],
             zone=asked["zone"],
             request_zone=asked["request_zone"],
+            response_id=asked["response_id"],
         )
         # One more than asked for tells whether there is more.
         found = await readers.ask(lambda reader: reader.requests(wanted, limit=limit + 1))
@@ -93,7 +110,7 @@ def endpoints(readers: ReadPool) -> list[Endpoint]:
         return json_response(RequestsAnswer(requests=shown, next_cursor=more))
 
     async def get_request(request: Request) -> Response:
-        asked = values_of((_ID, _FROM_STEP, _MAX_TOKENS), request)
+        asked = values_of((_ID, _FROM_STEP, _MAX_TOKENS, _PROMPT), request)
         answer = await readers.ask(lambda reader: _answer(reader, asked))
         if answer is None:
             raise Problem(
@@ -121,7 +138,7 @@ def endpoints(readers: ReadPool) -> list[Endpoint]:
             handler=get_request,
             summary="One request: its prompt, its tokens and what they leaned on",
             answer=RequestAnswer,
-            parameters=(_ID, _FROM_STEP, _MAX_TOKENS),
+            parameters=(_ID, _FROM_STEP, _MAX_TOKENS, _PROMPT),
             problems=(404, 503),
         ),
     ]
@@ -129,11 +146,16 @@ def endpoints(readers: ReadPool) -> list[Endpoint]:
 
 def _answer(reader: Any, asked: dict[str, Any]) -> RequestAnswer | None:
     """On a reading thread, for the bounds of thousands of tokens take a while."""
+    num_parts = reader.num_spans(asked["request_id"]) + _PARTS_BESIDE_MESSAGES
     detail: RequestDetail | None = reader.request(
-        asked["request_id"], from_step=asked["from_step"], max_tokens=asked["max_tokens"]
+        asked["request_id"],
+        from_step=asked["from_step"],
+        max_tokens=max(1, min(asked["max_tokens"], MAX_FIGURES // num_parts)),
     )
     if detail is None:
         return None
+    if asked["prompt"] == "no":
+        detail = msgspec.structs.replace(detail, prompt_token_ids=None, prompt_token_texts=None)
     found = None
     if detail.prompt_len is not None:
         found = grounding(detail.tokens, prompt_len=detail.prompt_len, spans=detail.prompt_spans or [])

@@ -19,9 +19,23 @@ from attn_sidecar.store.reader import ReadPool
 from attn_sidecar.store.tally import Tally
 from attn_sidecar.store.writer import Writer
 
+_CLOCKS_SHOWN = 64
+"""Sources whose clocks are shown, the newest."""
+
+
+class ClockStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A source's clock against this machine's, as of its latest batch: negative where it is behind or came late."""
+
+    source: str
+    model_id: str
+    ahead_s: float
+    redated_rows: int
+    """Rows stored with this machine's time, since theirs could not be right."""
+
 
 class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Since start. `refused` counts batches by reason; `dropped_by_senders` are batches that senders gave up."""
+    """Since start. `refused` counts batches of which nothing was stored, `refused_rows` rows, both by reason;
+    `dropped_by_senders` are batches that senders gave up."""
 
     address: str | None
     batches: int = 0
@@ -31,6 +45,8 @@ class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
     sources: int = 0
     dropped_by_senders: int = 0
     refused: dict[str, int] = {}
+    refused_rows: dict[str, int] = {}
+    clocks: list[ClockStats] = []
 
 
 class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,9 +134,19 @@ def _ingest_stats(ingest: Ingest | None) -> IngestStats:
         rows=counters.num_rows,
         acknowledged=counters.num_acknowledged,
         repeated_batches=counters.num_repeated_batches,
-        sources=len(counters.dropped_by_source),
-        dropped_by_senders=sum(counters.dropped_by_source.copy().values()),
+        sources=len(counters.sources),
+        dropped_by_senders=sum(one.dropped for one in counters.sources.copy().values()),
         refused=dict(counters.refused.copy()),
+        refused_rows=dict(counters.refused_rows.copy()),
+        clocks=[
+            ClockStats(
+                source=source_id.hex(),
+                model_id=one.model_id,
+                ahead_s=round(one.clock_ahead_us / 1e6, 3),
+                redated_rows=one.redated_rows,
+            )
+            for source_id, one in list(counters.sources.copy().items())[-_CLOCKS_SHOWN:]
+        ],
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,9 @@ from attn_core.fingerprint import DIM
 from attn_core.store import HOUR_US
 from attn_core.zones import ZONES
 from attn_sidecar.store.reader import QUERY_S, Reader
-from attn_sidecar.store.records import Token
+from attn_sidecar.store.records import TEXTS_DECODER, Token, read_json
+
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 _WORDS_BEFORE, _WORDS_AFTER = 16, 6
 _RUN_COLUMNS = (
@@ -64,7 +65,7 @@ def recorded_runs(reader: Reader, *, run_id: str | None = None) -> dict[str, dic
     for row in reader.rows(f"SELECT {_RUN_COLUMNS} FROM discovery_runs {where}", *values):  # noqa: S608 - ours
         run: dict[str, Any] = dict(zip(_RUN_COLUMNS.split(", "), row, strict=True))
         for name in ("parameters", "metrics"):
-            run[name] = json.loads(run[name]) if run[name] is not None else None
+            run[name] = read_json(run[name], _OBJECT) if run[name] is not None else None
         found[run["run_id"]] = run
     return found
 
@@ -75,7 +76,7 @@ def zone_labels(reader: Reader, *, run_id: str, cluster_id: int) -> list[dict[st
         "SELECT zone, score, margin, evidence FROM zone_labels WHERE run_id = ? AND cluster_id = ? ORDER BY score DESC"
     )
     return [
-        {"zone": zone, "score": score, "margin": margin, "evidence": json.loads(str(evidence))}
+        {"zone": zone, "score": score, "margin": margin, "evidence": read_json(str(evidence), _OBJECT) or {}}
         for zone, score, margin, evidence in reader.rows(sql, run_id, cluster_id)
     ]
 
@@ -101,7 +102,7 @@ def token_in_text(reader: Reader, *, request_id: str, step: int) -> TokenInText 
     prompt: list[str] = []
     if len(before) < _WORDS_BEFORE:
         held = reader.rows("SELECT prompt_token_texts FROM requests WHERE request_id = ?", request_id)
-        texts = json.loads(str(held[0][0])) if held and held[0][0] is not None else []
+        texts = (read_json(str(held[0][0]), TEXTS_DECODER) if held and held[0][0] is not None else None) or []
         prompt = texts[max(0, len(texts) - (_WORDS_BEFORE - len(before))) :]
     known = token.token_text is not None
     return TokenInText(

@@ -20,6 +20,8 @@ class ArrivedBatch:
     batch: Batch
     answer: Callable[[str | None], None]
     """Called on the writing thread: with None once the batch is committed, with a reason if it never can be."""
+    redated: bool = False
+    """Whether rows of it carry this machine's time in place of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 import threading
 import time
@@ -14,22 +13,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from attn_core.classify import Classifier
 from attn_core.errors import QueryTooLong, StoreError
 from attn_core.store import max_id, open_reader
+from attn_sidecar.admission import SPANS_DECODER
 from attn_sidecar.classification import rows_from_values
 from attn_sidecar.sequence_zones import SequenceZone, evidence_of, sentence_zones
 from attn_sidecar.store.access import identity
 from attn_sidecar.store.hiding import hide_content
 from attn_sidecar.store.records import (
+    JSON_DECODERS,
     RECORD_COLUMNS,
     RequestDetail,
     RequestFilter,
     RequestSummary,
     Token,
+    ids_from_blob,
     preview_from_prompt,
+    read_json,
     tokens_from_rows,
 )
 from attn_sidecar.store.request_zones import ALL, zones_of_stored
@@ -131,7 +132,9 @@ class Reader:
     def _requests(self, asked: RequestFilter, part: str, limit: int) -> list[RequestSummary]:
         conditions, values = asked.conditions(part)
         sql = f"""
-            SELECT r.request_id, r.model_id, r.started_at_us, r.ended_at_us, r.prompt_len, r.num_output_tokens,
+            SELECT r.request_id,
+                coalesce((SELECT response_id FROM reused_ids u WHERE u.request_id = r.request_id), r.request_id),
+                r.model_id, r.started_at_us, r.ended_at_us, r.prompt_len, r.num_output_tokens,
                 r.finish_reason, (SELECT count(*) FROM fingerprints f WHERE f.request_id = r.request_id),
                 r.zone, r.zone_confidence, r.prompt_token_texts, r.prompt_spans
             FROM requests r WHERE {conditions} ORDER BY r.started_at_us DESC, r.request_id DESC LIMIT ?
@@ -149,13 +152,18 @@ class Reader:
         ask = partial(self.rows, within_s=QUERY_S)
         return zones_of_stored(ask, models, classifier=self._classifier(), most=most)
 
+    def num_spans(self, request_id: str) -> int:
+        """How many messages the request's prompt has; 0 where that is not known."""
+        found = self.rows("SELECT prompt_spans FROM requests WHERE request_id = ?", request_id)
+        return len(read_json(str(found[0][0]), SPANS_DECODER) or ()) if found and found[0][0] is not None else 0
+
     def request(self, request_id: str, *, from_step: int = 0, max_tokens: int = -1) -> RequestDetail | None:
         """What is stored of one request, its tokens from this step on, or None where nothing is.
 
         A request that has no stored zone gets that of all its tokens so far, by the served classifier; the sentences
         are those of the tokens from this step on, by the same classifier.
         """
-        computed = ("tokens", "sentences", "next_step")
+        computed = ("response_id", "same_response_id", "tokens", "sentences", "unreadable", "next_step")
         columns = [name for name in RequestDetail.__struct_fields__ if name not in computed]
         rows = self.rows(f"SELECT {', '.join(columns)} FROM requests WHERE request_id = ?", request_id)  # noqa: S608
         most = -1 if max_tokens < 0 else max_tokens + 1
@@ -168,11 +176,13 @@ class Reader:
         values |= {"request_id": request_id, "model_id": tokens[0].model_id if tokens else None}
         if rows:
             values |= dict(zip(columns, rows[0], strict=True))
-        ids = values["prompt_token_ids"]
-        values["prompt_token_ids"] = np.frombuffer(ids, dtype="<i4").tolist() if isinstance(ids, bytes) else None
-        for name in ("prompt_token_texts", "prompt_spans", "sampling_params"):
-            text = values[name]
-            values[name] = json.loads(text) if isinstance(text, str) else None
+        unreadable = []
+        for name in ("prompt_token_ids", *JSON_DECODERS):
+            if (stored := values[name]) is not None:
+                decoder = JSON_DECODERS.get(name)
+                values[name] = ids_from_blob(stored) if decoder is None else read_json(stored, decoder)
+                if values[name] is None:
+                    unreadable.append(name)
         shown = rows_from_values(
             [token.vector for token in tokens],
             context_len=[token.context_len for token in tokens],
@@ -187,7 +197,27 @@ class Reader:
         sentences = sentence_zones(
             evidence, steps=[token.step for token in tokens], texts=[token.token_text for token in tokens]
         )
-        return RequestDetail(**values, tokens=tokens, sentences=sentences, next_step=next_step)
+        response_id, same = self._answers_of_id(request_id)
+        return RequestDetail(
+            **values,
+            response_id=response_id,
+            same_response_id=same,
+            tokens=tokens,
+            sentences=sentences,
+            unreadable=unreadable,
+            next_step=next_step,
+        )
+
+    def _answers_of_id(self, request_id: str) -> tuple[str, list[str]]:
+        """The id that the client saw, and the names of all answers that carry it, by their beginnings."""
+        found = self.rows("SELECT response_id FROM reused_ids WHERE request_id = ?", request_id)
+        response_id = str(found[0][0]) if found else request_id
+        sql = (
+            "SELECT u.request_id, u.began_at_us FROM reused_ids AS u WHERE u.response_id = ?1 UNION ALL "
+            "SELECT r.request_id, coalesce(r.started_at_us, 0) FROM requests AS r WHERE r.request_id = ?1 ORDER BY 2, 1"
+        )
+        names = [str(name) for name, _ in self.rows(sql, response_id)]
+        return response_id, names or [request_id]
 
 
 def _named(found: SequenceZone | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from attn_core.classify import Classifier
 from attn_core.zones import ZONES
+from attn_sidecar.admission import SPANS_DECODER, Span
 from attn_sidecar.classification import Characteristic, answers_of, rows_from_stored
 from attn_sidecar.sequence_zones import SentenceZone
 
@@ -19,6 +19,10 @@ PREVIEW_CHARACTERS = 120
 _HAS_ZONE = (
     "EXISTS (SELECT 1 FROM tokens t WHERE t.request_no = (SELECT n.request_no FROM request_numbers n "
     "WHERE n.request_id = r.request_id) AND t.zone_no = (SELECT label_no FROM labels WHERE label = ?))"
+)
+_HAS_RESPONSE_ID = (
+    "r.request_id IN (WITH x (id) AS (SELECT ?) SELECT id FROM x UNION ALL "
+    "SELECT u.request_id FROM reused_ids AS u JOIN x ON u.response_id = x.id)"
 )
 
 
@@ -59,6 +63,8 @@ class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A request in a list. A request that only posted fingerprints has no more than its id and counts."""
 
     request_id: str
+    response_id: str
+    """The id that the OpenAI answer carries: another than `request_id` where a client used its id again."""
     model_id: str | None
     started_at_us: int | None
     ended_at_us: int | None
@@ -88,6 +94,8 @@ class RequestFilter:
     """With at least one token of this zone."""
     request_zone: str | None = None
     """Ended in this zone."""
+    response_id: str | None = None
+    """Whose OpenAI answer carries this id."""
 
     def conditions(self, part: str) -> tuple[str, list[object]]:
         """SQL and its values for the requests ``started``, or for those whose start is ``unknown``."""
@@ -108,6 +116,7 @@ class RequestFilter:
             ("r.started_at_us < ?", self.to_us),
             (_HAS_ZONE, self.zone),
             ("r.zone = ?", self.request_zone),
+            (_HAS_RESPONSE_ID, self.response_id),
         ):
             if value is not None:
                 found.append((condition, value))
@@ -118,13 +127,17 @@ class RequestDetail(msgspec.Struct, frozen=True, kw_only=True):
     """A request with its prompt and every stored token, in order of step."""
 
     request_id: str
+    response_id: str
+    """The id that the OpenAI answer carries: another than `request_id` where a client used its id again."""
+    same_response_id: list[str]
+    """The request ids of all answers that carry it, by their beginnings; this one alone, as a rule."""
     model_id: str | None
     started_at_us: int | None
     ended_at_us: int | None
     prompt_len: int | None
     prompt_token_ids: list[int] | None
     prompt_token_texts: list[str] | None
-    prompt_spans: list[dict[str, Any]] | None
+    prompt_spans: list[Span] | None
     sampling_params: dict[str, Any] | None
     num_output_tokens: int | None
     finish_reason: str | None
@@ -135,19 +148,45 @@ class RequestDetail(msgspec.Struct, frozen=True, kw_only=True):
     tokens: list[Token]
     sentences: list[SentenceZone] | None
     """Of `tokens`, each with the zone of its tokens' mean evidence; null where texts are missing (privacy mode)."""
+    unreadable: list[str]
+    """Fields of the request whose stored content is damaged or foreign: they are null."""
     next_step: int | None
     """Where the next answer begins (`from_step`), null where these tokens are the last."""
 
 
 def preview_from_prompt(token_texts: str | None, spans: str | None) -> str | None:
-    """At most `PREVIEW_CHARACTERS` of the prompt, from the JSON columns of `requests`."""
+    """At most `PREVIEW_CHARACTERS` of the prompt, from the JSON columns of `requests`; None where it is unreadable."""
     if token_texts is None:
         return None
-    texts: list[str] = json.loads(token_texts)
-    asked = [span for span in json.loads(spans or "[]") if span["role"] == "user"]
+    texts: list[str] | None = read_json(token_texts, TEXTS_DECODER)
+    if texts is None:
+        return None
+    asked = [span for span in read_json(spans or "[]", SPANS_DECODER) or [] if span.role == "user"]
     if asked:
-        texts = texts[asked[-1]["start"] : asked[-1]["end"]]
+        texts = texts[asked[-1].start : asked[-1].end]
     return "".join(texts[:PREVIEW_CHARACTERS]).strip()[:PREVIEW_CHARACTERS]
+
+
+TEXTS_DECODER = msgspec.json.Decoder(list[str])
+JSON_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    "prompt_token_texts": TEXTS_DECODER,
+    "prompt_spans": SPANS_DECODER,
+    "sampling_params": msgspec.json.Decoder(dict[str, Any]),
+}
+"""Of the columns of `requests` that hold JSON."""
+
+
+def read_json(text: str, decoder: msgspec.json.Decoder[Any]) -> Any:
+    """What a stored text holds, None where it is not what this column holds: an older or a foreign writer's."""
+    try:
+        return decoder.decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def ids_from_blob(blob: bytes) -> list[int] | None:
+    """The int32 numbers of a stored blob, None where it is no whole number of them."""
+    return np.frombuffer(blob, dtype="<i4").tolist() if len(blob) % 4 == 0 else None
 
 
 def tokens_from_rows(rows: Sequence[tuple[Any, ...]], *, classifier: Classifier) -> list[Token]:
@@ -158,7 +197,9 @@ def tokens_from_rows(rows: Sequence[tuple[Any, ...]], *, classifier: Classifier)
     for record in records:
         for name, dtype in (("vector", "<f4"), ("topk_positions", "<i4"), ("topk_probs", "<f4")):
             if record[name] is not None:
-                record[name] = np.frombuffer(record[name], dtype=dtype).tolist()
+                # A blob of another length is foreign: what is whole of it would be shown at the wrong places.
+                whole = len(record[name]) % 4 == 0
+                record[name] = np.frombuffer(record[name], dtype=dtype).tolist() if whole else None
     return [Token(**record, characteristic=reason) for record, reason in zip(records, reasons, strict=True)]
 
 

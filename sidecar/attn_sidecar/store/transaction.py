@@ -16,6 +16,7 @@ from attn_core.store import insert_fingerprints, max_id, record_source, upsert_r
 from attn_core.wire import Batch, vectors_from_rows
 from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint, Stored, rows_from_posted
 from attn_sidecar.store.request_zones import record_zones_at_end
+from attn_sidecar.store.reused_ids import name_starts, name_tokens, rows_of_other_answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class PreparedGroup:
     """(model_id, rows, answers), one for each model."""
     laid_out: list[list[LaidOut]]
     """Each of `tokens` as SQLite takes it: made beside the transaction under way, not inside this one."""
-    requests: list[tuple[str, pa.RecordBatch]]
+    requests: list[tuple[str, pa.RecordBatch, bool]]
+    """(model_id, rows, whether their instants are this machine's own), one for each batch."""
     arrived: list[ArrivedBatch]
     posted: list[PostedFingerprint]
 
@@ -41,7 +43,7 @@ def prepare(jobs: Sequence[ArrivedBatch | PostedFingerprint], *, classifier: Cla
     for job in arrived:
         batch = job.batch
         if batch.kind == "requests":
-            requests.append((batch.info.model_id, batch.rows))
+            requests.append((batch.info.model_id, batch.rows, job.redated))
         elif batch.rows.num_rows:
             by_model.setdefault(batch.info.model_id, []).append(batch.rows)
     tokens = []
@@ -94,18 +96,15 @@ def probe(connection: sqlite3.Connection) -> None:
 
 def _write_rows(connection: sqlite3.Connection, prepared: PreparedGroup) -> tuple[Committed, list[Callable[[], None]]]:
     num_rows = num_new = 0
+    # Starts first: they say which answer of its id a token belongs to.
+    requests = name_starts(connection, prepared.requests)
+    tokens = []
     for (model_id, rows, classified), laid_out in zip(prepared.tokens, prepared.laid_out, strict=True):
+        named, new = _insert(connection, prepared, model_id, name_tokens(connection, rows), classified, laid_out)
         num_rows += rows.num_rows
-        num_new += insert_fingerprints(
-            connection,
-            rows,
-            model_id=model_id,
-            stored_at_us=prepared.now_us,
-            classified=classified,
-            run_id=prepared.classifier.run_id,
-            laid_out=laid_out,
-        )
-    for model_id, rows in prepared.requests:
+        num_new += new
+        tokens.append((model_id, named, classified))
+    for model_id, rows in requests:
         upsert_requests(connection, rows, model_id=model_id)
     for batch in _furthest(prepared.arrived).values():
         record_source(
@@ -120,18 +119,46 @@ def _write_rows(connection: sqlite3.Connection, prepared: PreparedGroup) -> tupl
     stored = _insert_posted(connection, prepared.posted, now_us=prepared.now_us)
     num_rows, num_new = num_rows + len(stored), num_new + sum(stored)
     # Now that all tokens of the transaction are written.
-    request_zones = record_zones_at_end(connection, prepared.requests, classifier=prepared.classifier)
+    request_zones = record_zones_at_end(connection, requests, classifier=prepared.classifier)
     answers += [partial(one.answer, Stored(stored=new)) for one, new in zip(prepared.posted, stored, strict=True)]
     committed = Committed(
         newest_id=max_id(connection),
         num_new=num_new,
         num_repeated=num_rows - num_new,
         run_id=prepared.classifier.run_id,
-        tokens=prepared.tokens,
-        requests=prepared.requests,
+        tokens=tokens,
+        requests=requests,
         request_zones=request_zones,
     )
     return committed, answers
+
+
+def _insert(
+    connection: sqlite3.Connection,
+    prepared: PreparedGroup,
+    model_id: str,
+    rows: pa.RecordBatch,
+    classified: Classified,
+    laid_out: Sequence[LaidOut],
+) -> tuple[pa.RecordBatch, int]:
+    """Insert one model's rows; returns them under the names that they have, and how many were new."""
+    insert = partial(
+        insert_fingerprints,
+        connection,
+        model_id=model_id,
+        stored_at_us=prepared.now_us,
+        run_id=prepared.classifier.run_id,
+    )
+    new = insert(rows, classified=classified, laid_out=laid_out)
+    # Mostly the rest was sent again. What is of another answer is tried until its place is free.
+    while new < rows.num_rows and (others := rows_of_other_answers(connection, rows)) is not None:
+        places, named = others
+        new += insert(named, classified=classified.take(places))
+        ids = rows.column("request_id").to_pylist()
+        for i, request_id in zip(places.tolist(), named.column("request_id").to_pylist(), strict=True):
+            ids[i] = request_id
+        rows = pa.RecordBatch.from_arrays([pa.array(ids, pa.string()), *rows.columns[1:]], schema=rows.schema)
+    return rows, new
 
 
 def _furthest(arrived: Sequence[ArrivedBatch]) -> dict[bytes, Batch]:
