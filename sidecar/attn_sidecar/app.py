@@ -145,7 +145,7 @@ class Sidecar:
                     self.settings.zmq_bind,
                     offer=self._offer,
                     health=self.health,
-                    guard=partial(guard_for, self.settings),
+                    guard=partial(guard_for, self.settings, health=self.health),
                     privacy=self.settings.privacy,
                     now_us=self.now_us,
                 )

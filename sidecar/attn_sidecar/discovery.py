@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from attn_core import run_failure
 from attn_core.bundle import LATEST, MANIFEST, Bundle, is_run_id, latest_run_id, open_bundle
 from attn_core.classify import Classifier
@@ -25,6 +23,7 @@ from attn_core.run_failure import RunFailure
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
 from attn_sidecar.map.points import PointMap
+from attn_sidecar.service_thread import ServiceThread
 
 _LOG = logger_named("discovery")
 PART = "discovery"
@@ -65,14 +64,19 @@ def without_run() -> Served:
 
 def served_from_bundle(bundle: Bundle, *, privacy: bool = False) -> Served:
     """Load all that the sidecar serves from a verified bundle, in privacy mode without texts; raises `BundleError`."""
-    classifier = Classifier.from_bundle(bundle)
     try:
+        classifier = Classifier.from_bundle(bundle)
         points = PointMap.load(bundle.path, run_id=bundle.run_id)
         if privacy:
             points = points.without_texts()
         clusters = bundle.table("clusters").to_pylist()
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise BundleError(f"bundle {bundle.run_id}: its tables cannot be served: {error}") from error
+    except BundleError:
+        raise
+    except Exception as error:
+        # Whatever a table holds that none of ours does: the bundle is refused, and what is served stays.
+        raise BundleError(
+            f"bundle {bundle.run_id}: it cannot be served: {type(error).__name__}: {str(error)[:200]}"
+        ) from error
     return Served(classifier=classifier, bundle=bundle, clusters=clusters, points=points)
 
 
@@ -105,31 +109,33 @@ class Discovery:
         self._manifests: dict[str, tuple[int, Any]] = {}
         self._seen: tuple[str, int] | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="attn-discovery", daemon=True)
+        self.thread = ServiceThread("attn-discovery", part="discovery", run=self._watch, health=health, blocks=False)
 
     def start(self) -> None:
         """Load what is there, then watch for more."""
         self.reload()
         # One that stood already was told by the sidecar before this one.
         self.failure = self._failure()
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """End the watching thread."""
         self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self.thread.join()
 
     def _watch(self) -> None:
         while not self._stopping.wait(POLL_S):
-            if self._latest() != self._seen:
-                self.reload()
-            failure = self._failure()
-            if failure != self.failure:
-                self.failure = failure
-                if failure is not None:
-                    log_event(_LOG, logging.ERROR, "discovery.run_failed", run_id=failure.run_id, stage=failure.stage)
-                    self._on_failure(failure)
+            with self.thread.turn():
+                if self._latest() != self._seen:
+                    self.reload()
+                failure = self._failure()
+                if failure != self.failure:
+                    self.failure = failure
+                    if failure is not None:
+                        log_event(
+                            _LOG, logging.ERROR, "discovery.run_failed", run_id=failure.run_id, stage=failure.stage
+                        )
+                        self._on_failure(failure)
 
     def _failure(self) -> RunFailure | None:
         try:

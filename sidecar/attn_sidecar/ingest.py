@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -24,11 +23,11 @@ from attn_sidecar.admission import MAX_AHEAD_US, Admission, admissions
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
 from attn_sidecar.privacy import without_content
+from attn_sidecar.service_thread import ServiceThread
 from attn_sidecar.store.jobs import ArrivedBatch
 from attn_sidecar.zmq_door.guard import Guard
 
 _LOG = logger_named("ingest")
-PART = "ingest"
 CLOCK = "clock"
 _CLOCK_FORGOTTEN_S = 600.0
 """A source with a wrong clock that has sent nothing for this long has gone."""
@@ -147,12 +146,12 @@ class Ingest:
         self._bell_rope.setblocking(False)
         self._receiving = True
         self._ending = False
-        self._thread = threading.Thread(target=self._run, name="attn-ingest", daemon=True)
+        self.thread = ServiceThread("attn-ingest", part="ingest", run=self._run, health=health, blocks=True)
         self.counters = IngestCounters()
 
     def start(self) -> None:
         """Begin to receive."""
-        self._thread.start()
+        self.thread.start()
 
     def stop_receiving(self) -> None:
         """Take nothing more in; what is not acknowledged will be sent again."""
@@ -162,9 +161,9 @@ class Ingest:
     def close(self) -> None:
         """Send the last answers and end the thread."""
         self._receiving, self._ending = False, True
+        self.thread.stopping()
         self.ring()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self.thread.join()
         self._close_guard()
         self._context.destroy(linger=_LINGER_MS)
         self._bell.close()
@@ -184,10 +183,10 @@ class Ingest:
     def _run(self) -> None:
         poller = zmq.Poller()
         poller.register(self._bell, zmq.POLLIN)
-        try:
-            while True:
-                poller.modify(self._router, zmq.POLLIN if self._receiving and not self._held else 0)
-                ready = dict(poller.poll())
+        while True:
+            poller.modify(self._router, zmq.POLLIN if self._receiving and not self._held else 0)
+            ready = dict(poller.poll())
+            with self.thread.turn():
                 if self._bell.fileno() in ready:
                     self._bell.recv(4096)
                 ending = self._ending
@@ -197,10 +196,6 @@ class Ingest:
                 self._hand_over()
                 if self._router in ready and self._receiving and not self._held:
                     self._receive()
-        finally:
-            if not self._ending:
-                reason = "the ingest thread ended: restart the sidecar, its log says why"
-                self._health.ail(PART, reason, blocks=True)
 
     def _receive(self) -> None:
         """Take what has arrived, up to a bound, and admit it in one go: checks cost by the call, hardly by the row."""
@@ -211,7 +206,12 @@ class Ingest:
                 identity, *frames = self._router.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            if (batch := self._decode(identity, frames)) is not None:
+            try:
+                batch = self._decode(identity, frames)
+            except Exception as error:
+                self._refuse_unforeseen(identity, frames, error)
+                continue
+            if batch is not None:
                 arrived.append(_Arrived(identity=identity, frames=frames, batch=batch))
                 num_rows += batch.rows.num_rows
         self._admit(arrived)
@@ -231,7 +231,15 @@ class Ingest:
         return batch
 
     def _admit(self, arrived: Sequence[_Arrived]) -> None:
-        found = admissions([each.batch for each in arrived], now_us=self._now_us())
+        try:
+            found = admissions([each.batch for each in arrived], now_us=self._now_us())
+        except Exception as error:
+            if len(arrived) == 1:
+                self._refuse_unforeseen(arrived[0].identity, arrived[0].frames, error)
+            else:
+                for each in arrived:
+                    self._admit([each])
+            return
         for each, admission in zip(arrived, found, strict=True):
             if admission.refused:
                 self._count_refused_rows(each.batch, admission.refused)
@@ -312,6 +320,10 @@ class Ingest:
             log_event(_LOG, logging.WARNING, "ingest.refused", reason=word)
         source_id, seq = _return_address(frames)
         self._answers.append([identity, *refusal_frames(source_id=source_id, seq=seq, reason=reason)])
+
+    def _refuse_unforeseen(self, identity: bytes, frames: Sequence[bytes], error: Exception) -> None:
+        self.thread.survived(error, doing="a batch was refused")
+        self._refuse(identity, frames, word="internal", reason=f"internal: {type(error).__name__}; the log says where")
 
     def _send_answers(self) -> None:
         while self._answers:

@@ -25,6 +25,7 @@ from attn_core.errors import StoreError
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
 from attn_sidecar.sequence_zones import SequenceZone
+from attn_sidecar.service_thread import ServiceThread
 from attn_sidecar.store.jobs import Committed
 from attn_sidecar.store.reader import Reader
 from attn_sidecar.store.records import Token
@@ -113,7 +114,7 @@ class LiveHub:
         self._requests: list[tuple[str, pa.RecordBatch, Mapping[str, SequenceZone]]] = []
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="attn-live", daemon=True)
+        self.thread = ServiceThread("attn-live", part="live", run=self._run, health=self._health, blocks=False)
         self.cursor = 0
         """The id up to which every subscriber has been given everything."""
         self.num_dropped_clients = 0
@@ -128,15 +129,14 @@ class LiveHub:
             self.cursor = self._at = self._newest_id = reader.newest_id()
             reader.close()
         self._loop = loop
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """End the thread."""
         with self._bell:
             self._stopping = True
             self._bell.notify()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self.thread.join()
 
     @property
     def num_clients(self) -> int:
@@ -223,21 +223,51 @@ class LiveHub:
                     return
                 newest, requests, self._requests = self._newest_id, self._requests, []
             for model_id, rows, zones in requests:
-                for message in request_messages(model_id, rows, zones):
-                    self._deliver(message, cursor=None)
+                with self.thread.turn():
+                    self._tell_of_requests(model_id, rows, zones)
             while self._at < newest and not self._stopping and reader.is_current():
                 began_s, before = time.monotonic(), self._at
-                self._at = self._advance(reader, at=before, newest=newest)
+                with self.thread.turn():
+                    self._at = self._advance_surely(reader, at=before, newest=newest)
                 self._health.recover(PART)
                 if self._subscribers and self._at - before >= TOKENS_A_MESSAGE:
                     self._pause(until_s=began_s + 1 / _FULL_MESSAGES_A_S)
+
+    def _tell_of_requests(self, model_id: str, rows: pa.RecordBatch, zones: Mapping[str, SequenceZone]) -> None:
+        try:
+            for message in request_messages(model_id, rows, zones):
+                self._deliver(message, cursor=None)
+        except Exception as error:
+            self.thread.survived(error, doing="request events were left out")
 
     def _pause(self, *, until_s: float) -> None:
         with self._bell:
             self._bell.wait_for(lambda: self._stopping, max(0.0, until_s - time.monotonic()))
 
-    def _advance(self, reader: Reader, *, at: int, newest: int) -> int:
-        """Deliver the next tokens after `at`; returns the new place."""
+    def _advance_surely(self, reader: Reader, *, at: int, newest: int) -> int:
+        """Deliver the next tokens after `at`; one that cannot be shown is left out, and said."""
+        try:
+            return self._advance(reader, at=at, newest=newest, most=TOKENS_A_MESSAGE)
+        except StoreError:
+            raise
+        except Exception as error:
+            self.thread.survived(error, doing="tokens are read one by one")
+        for _ in range(TOKENS_A_MESSAGE):
+            if at >= newest or self._stopping:
+                break
+            try:
+                at = self._advance(reader, at=at, newest=newest, most=1)
+            except StoreError:
+                raise
+            except Exception:
+                bad = reader.next_id(at)
+                gap = {"kind": "gap", "cursor": bad, "skipped_after": at, "num_skipped": 1}
+                self._deliver(msgspec.json.encode(gap), cursor=bad)
+                at = bad
+        return at
+
+    def _advance(self, reader: Reader, *, at: int, newest: int, most: int) -> int:
+        """Deliver at most so many of the next tokens after `at`; returns the new place."""
         if not self._subscribers:
             # A client may come just now: then the loop refuses the leap and the rows are read after all.
             return newest if self._leap(newest) else at
@@ -245,7 +275,7 @@ class LiveHub:
             gap = {"kind": "gap", "cursor": newest, "skipped_after": at, "num_skipped": newest - at}
             self._deliver(msgspec.json.encode(gap), cursor=newest)
             return newest
-        tokens = reader.tokens_between(after_id=at, up_to_id=newest, limit=TOKENS_A_MESSAGE)
+        tokens = reader.tokens_between(after_id=at, up_to_id=newest, limit=most)
         if not tokens:
             # Rows in between were deleted by hand: there is nothing to say, only to move on.
             self._on_loop(lambda: setattr(self, "cursor", newest))

@@ -15,7 +15,7 @@ from attn_sidecar.http_times import OTHER
 from attn_sidecar.settings import Settings
 
 UNITS = ("_bytes", "_seconds", "_total", "_ratio", "_radii", "_info", "_count", "_sum", "_bucket", "_created")
-PLAIN = re.compile(r"attn_(health|ingest|store|http|live|discovery|online|sidecar)_[a-z_]+")
+PLAIN = re.compile(r"attn_(health|thread|ingest|store|http|live|discovery|online|sidecar)_[a-z_]+")
 
 
 def scrape(client):

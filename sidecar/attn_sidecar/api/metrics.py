@@ -94,9 +94,17 @@ class _Figures(Collector):
         info.add_metric([__version__], 1)
         yield info
         well = GaugeMetricFamily("attn_health_well", "1 where this part is well, 0 where it ails", labels=["part"])
+        unwell = self._parts.health.unwell_parts
         for part in PARTS:
-            well.add_metric([part], 0 if self._parts.health.ails(part) else 1)
+            well.add_metric([part], 0 if part in unwell else 1)
         yield well
+        alive = GaugeMetricFamily("attn_thread_alive", "1 while this thread runs", labels=["thread"])
+        faults = CounterMetricFamily("attn_thread_faults", "Faults that this thread survived", labels=["thread"])
+        for one in self._parts.health.watched:
+            alive.add_metric([one.name], 1 if one.is_alive() else 0)
+            faults.add_metric([one.name], one.num_errors)
+        yield alive
+        yield faults
         blocked = self._parts.health.blocked
         yield _gauge("attn_health_blocked", "1 while fingerprints cannot be stored", 1 if blocked else 0)
 

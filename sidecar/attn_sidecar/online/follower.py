@@ -25,11 +25,12 @@ from attn_core.wire import vectors_from_rows
 from attn_sidecar.discovery import Served
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
-from attn_sidecar.online.asking import PART, Asker
+from attn_sidecar.online.asking import Asker
 from attn_sidecar.online.bounds import Bounds
 from attn_sidecar.online.departure import MIN_GROUPS, NUM_GROUPS, Departure, Interval
 from attn_sidecar.online.figures import OnlineFigures
 from attn_sidecar.online.followed import FollowedPrototypes
+from attn_sidecar.service_thread import ServiceThread
 from attn_sidecar.store.jobs import Committed
 
 _LOG = logger_named("online")
@@ -89,19 +90,18 @@ class OnlineFollower:
         self._stopping = False
         self._run = _Run(None)
         self._figures = self._look()
-        self._thread = threading.Thread(target=self._follow, name="attn-online", daemon=True)
+        self.thread = ServiceThread("attn-online", part="online", run=self._follow, health=health, blocks=False)
 
     def start(self) -> None:
         """Begin to follow."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """End the thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self.thread.join()
 
     def run_swapped(self) -> None:
         """Another run is served: wake up, so that the figures begin anew. Any thread may call."""
@@ -127,23 +127,19 @@ class OnlineFollower:
 
     def _follow(self) -> None:
         rest_until_s = 0.0
-        try:
-            while True:
-                with self._changed:
-                    self._changed.wait_for(self._has_work)
-                    self._changed.wait_for(lambda: self._stopping, max(0.0, rest_until_s - time.monotonic()))
-                    if self._stopping:
-                        return
-                    commits, self._waiting, self._num_waiting = self._waiting, [], 0
-                    passed_over, self._num_passed_over = self._num_passed_over, 0
-                began_s = time.monotonic()
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._has_work)
+                self._changed.wait_for(lambda: self._stopping, max(0.0, rest_until_s - time.monotonic()))
+                if self._stopping:
+                    return
+                commits, self._waiting, self._num_waiting = self._waiting, [], 0
+                passed_over, self._num_passed_over = self._num_passed_over, 0
+            began_s = time.monotonic()
+            with self.thread.turn():
                 self._take(commits, passed_over=passed_over)
-                ended_s = time.monotonic()
-                rest_until_s = ended_s + REST_PER_WORK * (ended_s - began_s)
-        finally:
-            if not self._stopping:
-                reason = "the following thread ended: restart the sidecar, its log says why"
-                self._health.ail(PART, reason, blocks=False)
+            ended_s = time.monotonic()
+            rest_until_s = ended_s + REST_PER_WORK * (ended_s - began_s)
 
     def _has_work(self) -> bool:
         return self._stopping or bool(self._waiting) or self._served().run_id != self._run.run_id

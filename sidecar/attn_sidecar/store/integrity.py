@@ -11,6 +11,7 @@ from attn_core.errors import StoreError
 from attn_core.store import open_reader
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
+from attn_sidecar.service_thread import ServiceThread
 
 _LOG = logger_named("integrity")
 PART = "integrity"
@@ -27,11 +28,11 @@ class IntegrityCheck:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._thread = threading.Thread(target=self._run, name="attn-integrity", daemon=True)
+        self.thread = ServiceThread("attn-integrity", part="integrity", run=self._run, health=health, blocks=False)
 
     def start(self) -> None:
         """Begin to look."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """End the thread, also in the middle of a look."""
@@ -39,8 +40,7 @@ class IntegrityCheck:
         with self._lock:
             if self._connection is not None:
                 self._connection.interrupt()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self.thread.join()
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -98,6 +98,11 @@ class Reader:
         except sqlite3.Error as error:
             raise StoreError(f"{self._path} cannot be read: {error}") from error
 
+    def next_id(self, after_id: int) -> int:
+        """The id of the first token after this one; this one where there is none."""
+        found = self.rows("SELECT min(id) FROM tokens WHERE id > ?", after_id)[0][0]
+        return after_id if found is None else int(str(found))
+
     def oldest_id(self) -> int:
         """The id of the oldest token held, 1 in an empty store."""
         return int(str(self.rows("SELECT coalesce(min(id), 1) FROM tokens")[0][0]))

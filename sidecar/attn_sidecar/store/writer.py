@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from attn_core.classify import Classifier
@@ -22,6 +23,7 @@ from attn_core.store import explain
 from attn_sidecar.durations import Durations
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
+from attn_sidecar.service_thread import ServiceThread
 from attn_sidecar.store.access import Access, may_pass
 from attn_sidecar.store.fairness import FairQueue, Job
 from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint
@@ -98,8 +100,10 @@ class Writer:
         self._failing = False
         self._starved = False
         self._no_more_groups = False
-        self._thread = threading.Thread(target=self._run, name="attn-writer", daemon=True)
-        self._preparing = threading.Thread(target=self._prepare_groups, name="attn-prepare", daemon=True)
+        self.thread = ServiceThread("attn-writer", part="store", run=self._run, health=health, blocks=True)
+        self.preparing = ServiceThread(
+            "attn-prepare", part="store", run=self._prepare_groups, health=health, blocks=True
+        )
         self._opened = threading.Event()
         self._open_error: StoreError | None = None
         self.counters = WriterCounters()
@@ -109,11 +113,12 @@ class Writer:
 
         What may pass (locked, read-only, full, damaged) is said in `/health` and tried again instead.
         """
-        self._thread.start()
+        self.thread.start()
         self._opened.wait()
         if self._open_error is not None:
+            self.thread.stopping()
             raise self._open_error
-        self._preparing.start()
+        self.preparing.start()
 
     @property
     def rows_waiting(self) -> int:
@@ -132,7 +137,7 @@ class Writer:
     def post(self, job: PostedFingerprint) -> None:
         """Take a fingerprint that came over HTTP; raises `StoreError` at once where it could not be stored now."""
         with self._changed:
-            alive = self._thread.is_alive() and self._preparing.is_alive()
+            alive = self.thread.is_alive() and self.preparing.is_alive()
             if self._stopping.is_set() or not alive or self._failing or self._jobs.num_rows > MAX_ROWS_WAITING:
                 raise StoreError("the store cannot take fingerprints at the moment: /health says why")
             self._push(job)
@@ -146,33 +151,28 @@ class Writer:
         with self._changed:
             self._stopping.set()
             self._changed.notify_all()
-        self._thread.join(within_s)
-        if self._thread.is_alive():
+        self.thread.join(within_s)
+        if self.thread.is_alive():
             with self._changed:
                 self._give_up.set()
                 self._changed.notify_all()
-            self._thread.join(BUSY_TIMEOUT_MS / 1000 + 0.5)
-        if self._preparing.ident is not None:
-            self._preparing.join(BUSY_TIMEOUT_MS / 1000)
+            self.thread.join(BUSY_TIMEOUT_MS / 1000 + 0.5)
+        self.preparing.join(BUSY_TIMEOUT_MS / 1000)
 
     def _prepare_groups(self) -> None:
         """The classifying thread: keeps at most `_GROUPS_AHEAD` groups ready for the writing one."""
-        try:
-            while jobs := self._next_jobs():
+        while jobs := self._next_jobs():
+            with self.preparing.turn():
                 try:
                     prepared = prepare(jobs, classifier=self._classifier(), now_us=self._now_us())
-                except _NEVER:
-                    # The writing thread finds out which of them it was, one by one.
+                except Exception:
                     prepared = None
                 with self._changed:
                     self._groups.append(_Group(jobs=jobs, prepared=prepared))
                     self._changed.notify_all()
-        finally:
-            if not self._stopping.is_set():
-                self._health.ail(PART, "the preparing thread ended: restart the sidecar, its log says why", blocks=True)
-            with self._changed:
-                self._no_more_groups = True
-                self._changed.notify_all()
+        with self._changed:
+            self._no_more_groups = True
+            self._changed.notify_all()
 
     def _next_jobs(self) -> list[Job]:
         """The jobs of the next group; empty when there will be none any more."""
@@ -190,26 +190,33 @@ class Writer:
         return jobs
 
     def _run(self) -> None:
+        if not self._opened.is_set() and not self._open():
+            return
+        while not self._is_done():
+            group = self._next_group()
+            with self.thread.turn():
+                if group:
+                    self._store_until_done(group)
+                elif self._health.ails(PART):
+                    self._probe()
+                self._retain()
+        self._access.close()
+
+    def _open(self) -> bool:
+        """Open the database for the first time; False where it never can be."""
         try:
             self._access.connection()
         except StoreError as error:
             if not may_pass(error):
                 self._open_error = error
-                return
+                return False
             self._fail(error)
+        except Exception as error:
+            self._open_error = StoreError(f"{self._path} cannot be opened: {type(error).__name__}: {error}")
+            return False
         finally:
             self._opened.set()
-        try:
-            while not self._is_done():
-                if group := self._next_group():
-                    self._store_until_done(group)
-                elif self._health.ails(PART):
-                    self._probe()
-                self._retain()
-        finally:
-            self._access.close()
-            if not self._stopping.is_set():
-                self._health.ail(PART, "the writing thread ended: restart the sidecar, its log says why", blocks=True)
+        return True
 
     def _is_done(self) -> bool:
         with self._changed:
@@ -256,11 +263,16 @@ class Writer:
             except _NEVER as error:
                 self._refuse_or_split(jobs, error)
                 return
-            except (sqlite3.Error, StoreError) as error:
+            except (sqlite3.Error, StoreError, MemoryError) as error:
                 jobs, prepared = self._keep_batches(jobs, error), None
+                self.thread.beat()
                 if self._give_up.wait(retry_s):
                     return
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
+            except Exception as error:
+                self.thread.survived(error, doing="a batch was refused" if len(jobs) == 1 else "a group was split")
+                self._refuse_or_split(jobs, error)
+                return
             else:
                 return
 
@@ -275,9 +287,13 @@ class Writer:
         self.counters.num_repeated += committed.num_repeated
         self._failing = False
         self._recovered()
-        for answer in answers:
-            answer()
-        self._on_commit(committed)
+        # It is committed: whatever those who hear of it do, it is not to be tried again.
+        heard: list[Callable[[], None]] = [*answers, partial(self._on_commit, committed)]
+        for tell in heard:
+            try:
+                tell()
+            except Exception as error:
+                self.thread.survived(error, doing="after a commit")
 
     def _probe(self) -> None:
         """Nobody writes while the store ails: find out whether it would work again."""
@@ -288,10 +304,13 @@ class Writer:
         else:
             self._recovered()
 
-    def _fail(self, error: sqlite3.Error | StoreError) -> str:
+    def _fail(self, error: sqlite3.Error | StoreError | MemoryError) -> str:
         """Say in `/health` what keeps the store from being written; returns the reason."""
         self._access.failed(error)
-        reason = str(error) if isinstance(error, StoreError) else explain(self._path, error)
+        if isinstance(error, MemoryError):
+            reason = "there is no memory left for a transaction: give the sidecar more"
+        else:
+            reason = str(error) if isinstance(error, StoreError) else explain(self._path, error)
         if self._health.ail(PART, reason, blocks=True):
             log_event(_LOG, logging.ERROR, "store.failing", reason=reason)
         return reason
@@ -300,7 +319,7 @@ class Writer:
         if self._health.recover(PART):
             log_event(_LOG, logging.INFO, "store.recovered", database=self._path)
 
-    def _keep_batches(self, group: list[Job], error: sqlite3.Error | StoreError) -> list[Job]:
+    def _keep_batches(self, group: list[Job], error: sqlite3.Error | StoreError | MemoryError) -> list[Job]:
         """Say that storing fails, tell HTTP callers at once, and keep the batches, which nobody acknowledged."""
         self._failing = True
         self.counters.num_failed_commits += 1
@@ -320,7 +339,12 @@ class Writer:
             for job in group:
                 self._store_until_done(_Group(jobs=[job], prepared=None))
             return
-        reason = f"store: {type(error).__name__}: {error}"
+        # The words of any other error may quote what was sent.
+        reason = (
+            f"store: {type(error).__name__}: {error}"
+            if isinstance(error, sqlite3.Error)
+            else (f"store: {type(error).__name__}")
+        )
         log_event(_LOG, logging.ERROR, "store.refused", reason=reason)
         job = group[0]
         if isinstance(job, PostedFingerprint):

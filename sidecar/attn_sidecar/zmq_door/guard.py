@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address, ip_address
@@ -18,7 +17,9 @@ import zmq
 from zmq.utils import z85
 
 from attn_core.errors import SettingsError
+from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
+from attn_sidecar.service_thread import ServiceThread
 from attn_sidecar.settings import Settings
 from attn_sidecar.zmq_door.certificates import ServerKeys, client_keys, server_keys
 
@@ -37,7 +38,14 @@ Judge = Callable[[str, bytes, Sequence[bytes]], str | None]
 class Guard:
     """One thread that answers for one ZMQ context. Made before the guarded socket binds, closed before the context."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], *, judge: Judge, keys: ServerKeys | None) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        *,
+        judge: Judge,
+        keys: ServerKeys | None,
+        health: HealthBoard | None = None,
+    ) -> None:
         self._judge = judge
         self._keys = keys
         self.num_refused = 0
@@ -46,8 +54,10 @@ class Guard:
         self._questions.setsockopt(zmq.LINGER, 0)
         self._questions.bind(_ADDRESS)
         self._bell, self._bell_rope = socket.socketpair()
-        self._thread = threading.Thread(target=self._run, name="attn-zmq-guard", daemon=True)
-        self._thread.start()
+        self.thread = ServiceThread(
+            "attn-zmq-guard", part="ingest", run=self._run, health=health or HealthBoard(), blocks=True
+        )
+        self.thread.start()
 
     def stand_before(self, guarded: zmq.Socket[bytes]) -> None:
         """Have this socket's connections judged; before it binds."""
@@ -61,9 +71,11 @@ class Guard:
 
     def close(self) -> None:
         """End the thread; idempotent."""
-        if self._thread.is_alive():
+        self.thread.stopping()
+        if self.thread.is_alive():
             self._bell_rope.send(b"\0")
-            self._thread.join()
+            self.thread.join()
+        self._questions.close()
         self._bell.close()
         self._bell_rope.close()
 
@@ -71,17 +83,19 @@ class Guard:
         poller = zmq.Poller()
         poller.register(self._bell, zmq.POLLIN)
         poller.register(self._questions, zmq.POLLIN)
-        try:
-            while self._bell.fileno() not in (ready := dict(poller.poll())):
-                if self._questions in ready:
+        while self._bell.fileno() not in (ready := dict(poller.poll())):
+            if self._questions in ready:
+                with self.thread.turn():
                     self._answer(self._questions.recv_multipart())
-        finally:
-            self._questions.close()
 
     def _answer(self, question: Sequence[bytes]) -> None:
         _, request_id, _, address, _, mechanism, *credentials = question
         peer = address.decode("latin-1")
-        reason = self._judge(peer, mechanism, credentials)
+        try:
+            reason = self._judge(peer, mechanism, credentials)
+        except Exception as error:
+            self.thread.survived(error, doing="a sender was turned away")
+            reason = "it could not be judged: the log says why"
         if reason is not None:
             self.num_refused += 1
             self._tell(peer, reason)
@@ -102,13 +116,15 @@ class Guard:
         log_event(_LOG, logging.WARNING, "ingest.sender_turned_away", peer=peer, reason=reason)
 
 
-def guard_for(settings: Settings, context: zmq.Context[zmq.Socket[bytes]]) -> Guard | None:
+def guard_for(
+    settings: Settings, context: zmq.Context[zmq.Socket[bytes]], *, health: HealthBoard | None = None
+) -> Guard | None:
     """The guard that these settings ask for, or None; raises `SettingsError` where keys cannot be read."""
     if settings.zmq_curve_secret_key is not None and settings.zmq_curve_clients is not None:
         keys = server_keys(settings.zmq_curve_secret_key)
-        return Guard(context, judge=KnownKeys(settings.zmq_curve_clients), keys=keys)
+        return Guard(context, judge=KnownKeys(settings.zmq_curve_clients), keys=keys, health=health)
     if settings.zmq_reach == "loopback-peers":
-        return Guard(context, judge=only_this_machine, keys=None)
+        return Guard(context, judge=only_this_machine, keys=None, health=health)
     return None
 
 
