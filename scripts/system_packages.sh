@@ -7,6 +7,8 @@ missing=()
 command -v sqlite3 >/dev/null || missing+=(sqlite3)
 if [ "${1:-}" = "--browser" ]; then
     command -v chromium >/dev/null || missing+=(chromium)
+    # The reverse proxy that the explorer is tried behind.
+    command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

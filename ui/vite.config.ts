@@ -21,6 +21,8 @@ const SIDECAR_PATHS = [
 
 export default defineConfig({
   plugins: [react()],
+  // Relative to the page, so that any path prefix of a proxy will do.
+  base: "./",
   server: {
     port: 5173,
     strictPort: true,

@@ -43,6 +43,7 @@ from attn_sidecar.classification import load_compiled_loops
 from attn_sidecar.discovery import Discovery
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.http_door.door import Door
+from attn_sidecar.http_door.prefix import prefixed
 from attn_sidecar.http_times import HttpTimes
 from attn_sidecar.ingest import Ingest
 from attn_sidecar.live import LiveHub
@@ -242,7 +243,8 @@ def create_app(sidecar: Sidecar, *, static_dir: Path = STATIC_DIR) -> FastAPI:
     app = QuickApp(title="Attention Explorer sidecar", version=__version__, lifespan=lifespan)
     endpoints = sidecar.endpoints()
     events = Events(live=sidecar.live, readers=sidecar.readers, discovery=sidecar.discovery)
-    app.stand_behind(lambda inside: sidecar.http_times.around(Door(sidecar.settings, inside)))
+    prefix = sidecar.settings.root_path
+    app.stand_behind(lambda inside: prefixed(sidecar.http_times.around(Door(sidecar.settings, inside)), prefix=prefix))
     app.go_around({e.path: e.quick for e in endpoints if e.quick is not None})
     # Plain Starlette routes: FastAPI's own would spend more on arguments than a classification costs.
     app.router.routes.extend(Route(e.path, delivered(e.handler), methods=[e.method]) for e in endpoints)
@@ -250,7 +252,7 @@ def create_app(sidecar: Sidecar, *, static_dir: Path = STATIC_DIR) -> FastAPI:
     app.router.routes.append(WebSocketRoute("/events", events.serve))
     app.router.redirect_slashes = False
     app.router.default = Explorer(static_dir)
-    app.openapi = lambda: openapi_document(endpoints)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi_document(endpoints, root_path=prefix)  # type: ignore[method-assign]
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
     return app

@@ -181,6 +181,11 @@ def _add_doors(made: argparse.ArgumentParser) -> None:
         help="a name that clients may use for this sidecar beside localhost; may be repeated",
     )
     doors.add_argument(
+        "--root-path",
+        metavar="PATH",
+        help="path prefix that a reverse proxy passes on, as /attn; one that it takes off needs nothing",
+    )
+    doors.add_argument(
         "--rate-limit",
         type=float,
         metavar="N",

@@ -6,7 +6,6 @@ it to, or that has been busy with one item for over `STUCK_S`, is shown for as l
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -80,7 +79,7 @@ class ServiceThread:
         """Log, count and show a fault of one item that the loop itself has dealt with."""
         self.num_errors += 1
         # Not the words of just any error: they may quote what was sent.
-        said = f": {str(error)[:200]}" if isinstance(error, AttnError | OSError | sqlite3.Error) else ""
+        said = f": {str(error)[:200]}" if isinstance(error, AttnError | OSError) else ""
         reason = f"{self.name}, {doing}: {type(error).__name__}{said}"
         self._fault = time.monotonic(), reason
         # A fault at every item must not fill the disk: after the first ones each time their number has doubled.

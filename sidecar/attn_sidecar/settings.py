@@ -21,6 +21,8 @@ ENV_PREFIX = "ATTN_SIDECAR_"
 LOG_FORMATS = ("text", "json")
 MIN_DB_BYTES = 1 << 20
 _TCP = re.compile(r"^tcp://(?P<host>\[[0-9a-fA-F:.%]+\]|[^:/\s\[\]]+):(?P<port>\d{1,5}|\*)$")
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9a-fA-F:.]+\]?")
 _WILDCARDS = ("*", "0.0.0.0", "::")  # noqa: S104 - recognised, not bound
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
@@ -65,6 +67,8 @@ class Settings:
     """Origins whose pages may read answers."""
     allowed_host: tuple[str, ...] = ()
     """Names in the Host header taken beside localhost and the bound one."""
+    root_path: str = ""
+    """Path prefix that a proxy passes on with every request, as /attn; "" for none."""
     rate_limit: float | None = None
     """Requests/s of one client, 0 for no bound; None: no bound on this machine, 200 elsewhere."""
     body_time_limit_s: float = 10.0
@@ -98,8 +102,18 @@ class Settings:
             raise SettingsError(f"--retention-hours {self.retention_hours}: valid is a number above 0, in hours")
         if self.max_db_bytes is not None and self.max_db_bytes < MIN_DB_BYTES:
             raise SettingsError(f"--max-db-bytes {self.max_db_bytes}: valid is a number of bytes from {MIN_DB_BYTES}")
+        if self.db.is_dir():
+            raise SettingsError(f"--db {self.db} is a folder: name the database's file, as {self.db}/fingerprints.db")
+        if self.discovery_dir.is_file():
+            raise SettingsError(f"--discovery-dir {self.discovery_dir} is a file: name the folder of the runs")
         for origin in self.cors_origin:
             _check_origin(origin)
+        for host in self.allowed_host:
+            _check_host(host)
+        if self.root_path and _ROOT_PATH.fullmatch(self.root_path) is None:
+            raise SettingsError(
+                f"--root-path {self.root_path!r}: valid is a path that begins with / and does not end in one, as /attn"
+            )
         if (self.zmq_curve_secret_key is None) != (self.zmq_curve_clients is None):
             raise SettingsError(
                 "--zmq-curve-secret-key and --zmq-curve-clients go together: "
@@ -206,6 +220,13 @@ def _check_zmq_address(address: str) -> None:
         raise SettingsError(
             f"--zmq-bind {address!r} is not an address to bind: valid are tcp://HOST:PORT, such as {DEFAULT_ADDRESS}, "
             "tcp://*:9001 for every interface, ipc://PATH, or off"
+        )
+
+
+def _check_host(text: str) -> None:
+    if _HOST_NAME.fullmatch(text) is None or text.count(":") == 1:
+        raise SettingsError(
+            f"--allowed-host {text!r}: valid is a name or an address without scheme, port or path, as explorer.example"
         )
 
 

@@ -20,8 +20,8 @@ def test_defaults_are_the_guides():
 
 def test_a_flag_wins_over_the_environment_and_that_over_the_default():
     environ = {"ATTN_SIDECAR_PORT": "9009", "ATTN_SIDECAR_ONLINE": "yes", "ATTN_SIDECAR_DB": "a.db"}
-    settings = resolve(environ, port=None, db="b.db", online=None)
-    assert (settings.port, settings.online, settings.db) == (9009, True, "b.db")
+    settings = resolve(environ, port=None, db=Path("b.db"), online=None)
+    assert (settings.port, settings.online, settings.db) == (9009, True, Path("b.db"))
     assert resolve(environ, online=False).online is False
 
 
@@ -108,6 +108,29 @@ def test_lists_come_by_repeated_flag_or_parted_by_commas():
 def test_a_bound_that_is_none_is_refused(name, value):
     with pytest.raises(SettingsError, match="valid is a number"):
         resolve(**{name: value})
+
+
+@pytest.mark.parametrize("path", ["attn", "/attn/", "/", "//", "/a b", "/../x", "https://a.example/attn", "/a?b"])
+def test_a_path_prefix_that_cannot_work_is_refused_with_the_form_that_would(path):
+    with pytest.raises(SettingsError, match=r"--root-path .* as /attn"):
+        resolve(root_path=path)
+    assert resolve(root_path="/tools/attn").root_path == "/tools/attn"
+
+
+@pytest.mark.parametrize("host", ["https://a.example", "a.example:9009", "a.example/attn", "", "a b"])
+def test_a_host_name_that_no_header_matches_is_refused_with_the_form_that_would(host):
+    with pytest.raises(SettingsError, match=r"--allowed-host .* as explorer\.example"):
+        resolve(allowed_host=[host])
+    assert resolve(allowed_host=["a.example", "::1", "10.0.0.7"]).allowed_host == ("a.example", "::1", "10.0.0.7")
+
+
+def test_files_where_folders_belong_are_refused(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(SettingsError, match=r"--discovery-dir .* is a file"):
+        resolve(discovery_dir=file)
+    with pytest.raises(SettingsError, match=r"--db .* is a folder"):
+        resolve(db=tmp_path)
 
 
 def test_the_token_is_not_printed_with_the_settings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path, PurePosixPath
 
 from starlette.exceptions import HTTPException
@@ -21,7 +22,7 @@ _NOT_BUILT = """<!doctype html>
 npm install
 npm run build</pre>
 <p>or run <code>npm run dev</code> in <code>ui/</code> and open its address.
-The endpoints are listed at <a href="/openapi.json">/openapi.json</a>.</p>
+The endpoints are listed at <a href="openapi.json">openapi.json</a>.</p>
 </html>
 """
 
@@ -59,8 +60,10 @@ class Explorer:
 
     async def _index(self, request: Request) -> Response:
         try:
-            response = await self._files.get_response("index.html", request.scope)
-        except HTTPException:
+            text = await asyncio.to_thread((self._folder / "index.html").read_text, encoding="utf-8")
+        except OSError:
             return HTMLResponse(_NOT_BUILT)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
+        # Relative, so that it is right below any prefix that a proxy takes off: how far the page lies below the root.
+        base = "../" * (request.url.path.count("/") - 1) or "./"
+        page = text.replace("<head>", f'<head><base href="{base}">', 1)
+        return HTMLResponse(page, headers={"Cache-Control": "no-cache"})

@@ -17,8 +17,8 @@ _REF = "#/components/schemas/{name}"
 _CONVERTER = re.compile(r":\w+}")
 
 
-def openapi_document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """OpenAPI 3.1 of these endpoints (the WebSocket `/events` is beyond it)."""
+def openapi_document(endpoints: Sequence[Endpoint], *, root_path: str = "") -> dict[str, Any]:
+    """OpenAPI 3.1 of these endpoints (the WebSocket `/events` is beyond it), below this path prefix."""
     types: list[type[msgspec.Struct]] = [ProblemBody]
     types += [t for endpoint in endpoints for t in (endpoint.body, endpoint.answer) if t is not None]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
@@ -30,6 +30,7 @@ def openapi_document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Attention Explorer sidecar", "version": __version__},
+        **({"servers": [{"url": root_path}]} if root_path else {}),
         "paths": paths,
         "components": {"schemas": components},
     }

@@ -25,7 +25,7 @@ ADMITTED = "attn.admitted"
 SUBPROTOCOL = "attention-explorer"
 """What a browser offers beside ``bearer.TOKEN``, so that the answer need not repeat the token."""
 _PAGES = frozenset({"/", "/live", "/map", "/index.html", "/favicon.svg"})
-_ASSETS = "/assets/"
+_PAGES_BELOW = ("/assets/", "/views/")
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ALLOWED_HEADERS = b"authorization, content-type, if-none-match"
 _SHOWN_HEADERS = b"etag, retry-after, www-authenticate"
@@ -53,7 +53,8 @@ class Door:
         except _Refused as refused:
             if refused.origin is not None:
                 send = _sharing(send, refused.origin)
-            await refused.problem.response()(scope, receive, send)
+            response = refusals.as_page(refused.problem) if refused.for_a_person else refused.problem.response()
+            await response(scope, receive, send)
             return
         if origin is not None:
             send = _sharing(send, origin)
@@ -68,7 +69,7 @@ class Door:
         """The origin to share the answer with, where there is one, and whether this is a preflight; or `_Refused`."""
         headers = scope["headers"]
         size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
-        host = origin = authorization = asked_method = b""
+        host = origin = authorization = asked_method = forwarded_host = accept = b""
         repeated = ""
         for name, value in headers:
             size += len(name) + len(value)
@@ -83,6 +84,10 @@ class Door:
                 authorization = value
             elif name == b"access-control-request-method":
                 asked_method = value
+            elif name == b"x-forwarded-host":
+                forwarded_host = value
+            elif name == b"accept":
+                accept = value
         if size > MAX_HEAD_BYTES or len(headers) > MAX_HEADERS:
             raise _Refused(
                 refusals.head_too_large(num_headers=len(headers), most_headers=MAX_HEADERS, most_bytes=MAX_HEAD_BYTES)
@@ -96,12 +101,12 @@ class Door:
             raise _Refused(refusals.ambiguous_head(repeated))
         server = scope.get("server")
         if not self._names.is_ours(host, reached=server[0] if server else ""):
-            raise _Refused(refusals.not_our_host(host))
+            raise _Refused(refusals.not_our_host(host), for_a_person=b"text/html" in accept)
         shared = self._readable(origin)
         method = scope.get("method", "GET")
         if origin:
             changes = scope["type"] == "websocket" or method not in _READS or asked_method
-            if changes and shared is None and not self._names.may_ask(origin, host=host):
+            if changes and shared is None and not self._names.may_ask(origin, host=host, forwarded_host=forwarded_host):
                 raise _Refused(refusals.not_our_page(origin))
             if method == "OPTIONS" and asked_method and shared is not None:
                 return shared, True
@@ -121,7 +126,7 @@ class Door:
             return
         if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
             path = scope["path"]
-            if path in _PAGES or path.startswith(_ASSETS):
+            if path in _PAGES or path.startswith(_PAGES_BELOW):
                 return
             if path == "/health":
                 scope[ADMITTED] = False
@@ -149,12 +154,13 @@ class Door:
 
 
 class _Refused(Exception):
-    """Not let in; `origin` is the page that may read why."""
+    """Not let in; `origin` is the page that may read why. `for_a_person`: a browser shows what is answered."""
 
-    def __init__(self, problem: Problem, origin: bytes | None = None) -> None:
+    def __init__(self, problem: Problem, origin: bytes | None = None, *, for_a_person: bool = False) -> None:
         super().__init__(problem.body.type)
         self.problem = problem
         self.origin = origin
+        self.for_a_person = for_a_person
 
 
 def _sharing(send: Send, origin: bytes) -> Send:

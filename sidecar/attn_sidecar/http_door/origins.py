@@ -39,9 +39,15 @@ class Names:
             return False
         return name in self._hosts or name == reached or is_loopback(name)
 
-    def may_ask(self, origin: bytes, *, host: bytes) -> bool:
-        """Whether a page of this origin may change something or listen: our own page, or one that was allowed."""
-        return origin in self._may_ask or origin.partition(b"://")[2] == host
+    def may_ask(self, origin: bytes, *, host: bytes, forwarded_host: bytes = b"") -> bool:
+        """Whether a page of this origin may change something or listen: our own page, or one that was allowed.
+
+        `forwarded_host` is X-Forwarded-Host, by which a proxy says under which name the page was asked for. No page of
+        another site can send it: a WebSocket takes no headers, and a request with it is preflighted, without it.
+        """
+        name = origin.partition(b"://")[2]
+        forwarded = forwarded_host.partition(b",")[0].strip()
+        return origin in self._may_ask or name == host or (bool(forwarded) and name == forwarded)
 
     def may_read(self, origin: bytes) -> bool:
         """Whether a page of this other origin may read answers (CORS)."""

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from html import escape
+from urllib.parse import urlsplit
+
+from starlette.responses import HTMLResponse, Response
+
 from attn_sidecar.api.problems import Problem
 
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9._\[\]:-]{1,260}")
 _CLOSE = {"Connection": "close"}
 
 
@@ -34,23 +42,29 @@ def too_many_requests(*, wait_s: int) -> Problem:
 
 def not_our_host(host: bytes) -> Problem:
     """421: the Host header names someone else (DNS rebinding)."""
+    try:
+        name = urlsplit(f"//{host.decode('latin-1')}").hostname or ""
+    except ValueError:
+        name = ""
     return Problem(
         421,
         "host-not-allowed",
         title="This is another host",
         detail=f"the Host header names {host.decode('latin-1')[:100]!r}",
-        mend="use http://localhost and the port, or start the sidecar with --allowed-host NAME",
+        mend="use http://localhost and the port, or start the sidecar with --allowed-host "
+        f"{name if _NAME.fullmatch(name) else 'NAME'}",
     )
 
 
 def not_our_page(origin: bytes) -> Problem:
     """403: a page of another site asks."""
+    text = origin.decode("latin-1")
     return Problem(
         403,
         "origin-not-allowed",
         title="Pages of this origin may not ask",
-        detail=f"the Origin header names {origin.decode('latin-1')[:100]!r}",
-        mend="start the sidecar with --cors-origin ORIGIN to allow it",
+        detail=f"the Origin header names {text[:100]!r}",
+        mend=f"start the sidecar with --cors-origin {text if _ORIGIN.fullmatch(text) else 'ORIGIN'} to allow it",
     )
 
 
@@ -98,4 +112,16 @@ def answer_too_slow(*, limit_s: float) -> Problem:
         detail=f"no answer within {limit_s:g} s",
         mend="ask for less (a smaller limit or window), or again later; GET /health says what ails",
         headers={"Retry-After": "5"},
+    )
+
+
+def as_page(problem: Problem) -> Response:
+    """The same for a person in front of a browser: one line that says what to do."""
+    body = problem.body
+    return HTMLResponse(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(body.title)}</title>'
+        f"<h1>Attention Explorer: {escape(body.title)}</h1><p>{escape(body.detail)}.</p>"
+        f"<p>What to do: {escape(body.mend)}.</p></html>",
+        status_code=body.status,
+        headers=dict(problem.headers or {}),
     )

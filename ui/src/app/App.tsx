@@ -8,6 +8,7 @@ import { useView } from "../lib/use-view";
 import type { Scheme } from "../lib/zones";
 import styles from "./App.module.css";
 import { Header } from "./Header";
+import { LiveRefused } from "./LiveRefused";
 import { TokenGate } from "./TokenGate";
 
 // Every view but the first brings its own script: WebGL and Arrow are needed on the map alone.
@@ -43,6 +44,9 @@ export function App() {
   return (
     <div className={styles.app}>
       <Header page={view.page} scheme={scheme} onToggleTheme={toggle} />
+      <div>
+        <LiveRefused />
+      </div>
       <main className={styles.main}>
         <TokenGate>
           <Suspense fallback={<Skeleton label={`Loading ${TITLES[view.page]}`} />}>

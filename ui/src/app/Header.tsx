@@ -2,6 +2,7 @@ import { useQuery } from "@tanstack/react-query";
 import type { MouseEvent } from "react";
 import { ConnectionBadge } from "../components/ConnectionBadge";
 import { fetchHealth, fetchStats } from "../lib/api";
+import { below } from "../lib/base";
 import { formatCount } from "../lib/format";
 import {
   DEFAULT_CLUSTERS,
@@ -67,7 +68,7 @@ export function Header({ page, scheme, onToggleTheme }: HeaderProps) {
         <SidecarState />
       </div>
       <div className={styles.links}>
-        <a href="/openapi.json" target="_blank" rel="noreferrer">
+        <a href={below("/openapi.json")} target="_blank" rel="noreferrer">
           API
         </a>
         <a href={DAGSTER_URL} target="_blank" rel="noreferrer">

@@ -1,6 +1,7 @@
 /** Questions to the sidecar over HTTP. */
 
 import type { Grounding, OnlineFigures } from "./answers";
+import { below } from "./base";
 import { authorization, wantToken } from "./token";
 import { type RequestDetail, type RequestInfo, requestDetailFromJson, requestInfoFromJson } from "./wire";
 import { isZone, type Zone } from "./zones";
@@ -23,7 +24,7 @@ async function ask(path: string, signal: AbortSignal | undefined, accepts: reado
   let response: Response;
   const headers = authorization();
   try {
-    response = await fetch(path, { headers, ...(signal ? { signal } : {}) });
+    response = await fetch(below(path), { headers, ...(signal ? { signal } : {}) });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new SidecarError(0, "The sidecar does not answer", null);
@@ -45,6 +46,32 @@ async function ask(path: string, signal: AbortSignal | undefined, accepts: reado
 export async function askJson(path: string, signal?: AbortSignal): Promise<unknown> {
   return (await ask(path, signal)).json();
 }
+
+/**
+ * Why the live connection does not open although the page did, in one line that says what to do; null where the sidecar
+ * does not answer at all. A browser does not show a WebSocket's refusal, so the same is asked for in another way: what
+ * the sidecar would not let listen may not post either.
+ */
+export async function whyNotLive(): Promise<string | null> {
+  let response: Response;
+  try {
+    response = await fetch(below("/events"), { method: "POST", headers: authorization() });
+  } catch {
+    return null;
+  }
+  if (response.status === 401) {
+    wantToken();
+    return null;
+  }
+  const isProblem = response.headers.get("content-type")?.includes("problem+json") ?? false;
+  const problem = (isProblem ? await response.json() : {}) as Record<string, unknown>;
+  if (response.status === 403 || response.status === 421) return `${problem.title}: ${problem.mend}`;
+  if (response.status === 404 && isProblem) return NOT_PASSED_ON;
+  return `The proxy in between answers ${response.status}`;
+}
+
+const NOT_PASSED_ON =
+  "The WebSocket /events does not come through: let the proxy pass it on (nginx: proxy_http_version 1.1 and the headers Upgrade and Connection)";
 
 export interface Health {
   status: string;

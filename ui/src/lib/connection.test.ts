@@ -1,5 +1,12 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { type ConnectionState, connect, eventsUrl, LAST_WAIT_MS, waitBeforeAttemptMs } from "./connection";
+import {
+  type ConnectionState,
+  connect,
+  eventsUrl,
+  FIRST_WAIT_MS,
+  LAST_WAIT_MS,
+  waitBeforeAttemptMs,
+} from "./connection";
 import type { FeedMessage } from "./wire";
 
 /** The browser's socket, worked by the test. */
@@ -47,6 +54,7 @@ describe("connection", () => {
         if (message.kind === "tokens") cursor = message.cursor;
       },
       onState: ({ phase }) => states.push(phase),
+      whyRefused: async () => null,
     });
     vi.advanceTimersByTime(0);
     return { connection, states, messages };
@@ -75,7 +83,13 @@ describe("connection", () => {
   });
 
   it("opens no socket when closed at once, as React's strict mode does", () => {
-    connect({ origin: "http://h", cursor: () => null, onMessage: () => {}, onState: () => {} }).close();
+    connect({
+      origin: "http://h",
+      cursor: () => null,
+      onMessage: () => {},
+      onState: () => {},
+      whyRefused: async () => null,
+    }).close();
     vi.advanceTimersByTime(60_000);
     expect(TestSocket.made).toEqual([]);
   });
@@ -89,6 +103,24 @@ describe("connection", () => {
     vi.advanceTimersByTime(60_000);
     expect(TestSocket.made).toHaveLength(2);
     expect(states).toEqual(["connecting", "reconnecting"]);
+  });
+
+  it("asks why it is refused only where it was never heard, and says so", async () => {
+    const states: ConnectionState[] = [];
+    const whyRefused = vi.fn(async () => "start the sidecar with --cors-origin https://a.example");
+    const options = { origin: "http://h", cursor: () => null, onMessage: () => {}, whyRefused };
+    const connection = connect({ ...options, onState: (state) => states.push(state) });
+    await vi.advanceTimersByTimeAsync(0);
+    newest().close();
+    await vi.advanceTimersByTimeAsync(0);
+    expect(states.at(-1)).toMatchObject({ phase: "reconnecting", reason: expect.stringContaining("--cors-origin") });
+    await vi.advanceTimersByTimeAsync(FIRST_WAIT_MS * 1.2);
+    newest().say({ kind: "hello", cursor: 1, run_id: null });
+    newest().close();
+    await vi.advanceTimersByTimeAsync(0);
+    expect(states.at(-1)).toMatchObject({ phase: "reconnecting", reason: null });
+    expect(whyRefused).toHaveBeenCalledTimes(1);
+    connection.close();
   });
 
   it("skips kinds that it does not know", () => {

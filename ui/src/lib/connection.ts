@@ -1,12 +1,19 @@
 /** The WebSocket to `/events`: reconnects with growing waits and resumes after the last token received. */
 
+import { BASE_PATH, below } from "./base";
 import { subprotocols } from "./token";
 import { type FeedMessage, feedMessageFromJson } from "./wire";
 
 export type ConnectionState =
   | { phase: "connecting" }
   | { phase: "live" }
-  | { phase: "reconnecting"; attempt: number; retryAtMs: number };
+  | {
+      phase: "reconnecting";
+      attempt: number;
+      retryAtMs: number;
+      /** Why it is refused, where that is known. */
+      reason: string | null;
+    };
 
 export const FIRST_WAIT_MS = 500;
 export const LAST_WAIT_MS = 15_000;
@@ -20,8 +27,8 @@ export function waitBeforeAttemptMs(attempt: number, random: number): number {
 }
 
 /** "ws://host/events?after=123" beside the page that was loaded from `origin`. */
-export function eventsUrl(origin: string, cursor: number | null): string {
-  const url = new URL("/events", origin.replace(/^http/, "ws"));
+export function eventsUrl(origin: string, cursor: number | null, base = BASE_PATH): string {
+  const url = new URL(below("/events", base), origin.replace(/^http/, "ws"));
   if (cursor !== null) url.searchParams.set("after", String(cursor));
   return url.href;
 }
@@ -37,18 +44,22 @@ export interface ConnectionOptions {
   cursor: () => number | null;
   onMessage: (message: FeedMessage) => void;
   onState: (state: ConnectionState) => void;
+  /** Asked when an opening fails before the first word. */
+  whyRefused: () => Promise<string | null>;
 }
 
 /** Opens the connection and keeps it open until `close`. */
-export function connect({ origin, cursor, onMessage, onState }: ConnectionOptions): Connection {
+export function connect({ origin, cursor, onMessage, onState, whyRefused }: ConnectionOptions): Connection {
   let socket: WebSocket | null = null;
   let timer: ReturnType<typeof setTimeout> | undefined;
   let attempt = 0;
   let isClosed = false;
+  let reason: string | null = null;
 
   const open = (): void => {
     clearTimeout(timer);
     const opening = new WebSocket(eventsUrl(origin, cursor()), subprotocols());
+    let wasHeard = false;
     socket = opening;
     timer = setTimeout(() => opening.close(), OPEN_TIMEOUT_MS);
     opening.onmessage = (event: MessageEvent<unknown>) => {
@@ -57,7 +68,9 @@ export function connect({ origin, cursor, onMessage, onState }: ConnectionOption
       if (message === null) return;
       if (message.kind === "hello") {
         clearTimeout(timer);
+        wasHeard = true;
         attempt = 0;
+        reason = null;
         onState({ phase: "live" });
       }
       onMessage(message);
@@ -67,8 +80,15 @@ export function connect({ origin, cursor, onMessage, onState }: ConnectionOption
       clearTimeout(timer);
       attempt += 1;
       const waitMs = waitBeforeAttemptMs(attempt, Math.random());
-      onState({ phase: "reconnecting", attempt, retryAtMs: Date.now() + waitMs });
+      const retryAtMs = Date.now() + waitMs;
+      const failed = attempt;
+      onState({ phase: "reconnecting", attempt, retryAtMs, reason });
       timer = setTimeout(open, waitMs);
+      if (wasHeard) return;
+      void whyRefused().then((found) => {
+        reason = found;
+        if (!isClosed && attempt === failed) onState({ phase: "reconnecting", attempt, retryAtMs, reason });
+      });
     };
   };
 

@@ -1,5 +1,6 @@
 /** The feed held outside React: messages gather until the next animation frame, then the page hears of them once. */
 
+import { whyNotLive } from "./api";
 import { type Connection, type ConnectionState, connect } from "./connection";
 import { afterMessages, EMPTY_FEED, type Feed, withRequestDetail, withRequestList } from "./feed";
 import type { FeedMessage, RequestDetail, RequestInfo } from "./wire";
@@ -29,6 +30,7 @@ export class FeedStore {
     const connection = connect({
       origin,
       cursor: () => this.#receivedCursor,
+      whyRefused: whyNotLive,
       onMessage: (message) => this.receive(message),
       onState: (state) => {
         this.#connectionState = state;

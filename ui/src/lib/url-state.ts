@@ -1,5 +1,6 @@
 /** View state in the URL: what a reload or a shared link restores. */
 
+import { BASE_PATH, below, withoutBase } from "./base";
 import { isZone, type Zone } from "./zones";
 
 export type ColourBy = "zone" | "cluster";
@@ -82,9 +83,9 @@ function cameraFromText(text: string | null): MapView["camera"] {
 }
 
 /** The view that a path and query name; what cannot be read is left at its default. */
-export function viewFromUrl(pathname: string, search: string): View {
+export function viewFromUrl(pathname: string, search: string, base = BASE_PATH): View {
   const query = new URLSearchParams(search);
-  const path = pathname.replace(/\/+$/, "");
+  const path = withoutBase(pathname, base).replace(/\/+$/, "");
   const word = (name: string): string | null => query.get(name) || null;
   if (path === `${VIEWS}clusters`) {
     const clusterId = integerOrNull(query.get("cluster"));
@@ -113,10 +114,10 @@ export function viewFromUrl(pathname: string, search: string): View {
 }
 
 /** The path and query of a view; defaults are left out. */
-export function urlFromView(view: View): string {
+export function urlFromView(view: View, base = BASE_PATH): string {
   const search = new URLSearchParams(queryFromView(view)).toString().replaceAll("%2C", ",").replaceAll("%3A", ":");
   const path = view.page === "live" || view.page === "map" ? `/${view.page}` : `${VIEWS}${view.page}`;
-  return `${path}${search === "" ? "" : `?${search}`}`;
+  return below(`${path}${search === "" ? "" : `?${search}`}`, base);
 }
 
 function queryFromView(view: View): Record<string, string> {
