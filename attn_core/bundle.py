@@ -7,13 +7,15 @@ reader verifies before it believes.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,7 @@ from attn_core.fingerprint import FINGERPRINT_VERSION
 SCHEMA_VERSION = 1
 LATEST = "latest"
 MANIFEST = "manifest.json"
+PUBLISH_LOCK = ".publish.lock"
 REQUIRED = (
     "embeddings.parquet", "clusters.parquet", "prototypes.parquet", "requests.parquet", "classifier.npz",
     "zone_formulas.json",
@@ -109,6 +112,15 @@ def point_latest(output_dir: Path, *, run_id: str) -> None:
     link.symlink_to(run_id)
     link.replace(output_dir / LATEST)
     _sync(output_dir)
+
+
+@contextmanager
+def sole_publisher(output_dir: Path) -> Iterator[None]:
+    """Waits until no other process or thread publishes there; the kernel frees the lock of one that is killed."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with (output_dir / PUBLISH_LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def latest_run_id(output_dir: Path) -> str | None:

@@ -21,14 +21,18 @@ from attn_core.insertion import insert_fingerprints
 from attn_core.migration import bring_up_to_date, version_of
 
 __all__ = [
-    "BUSY_TIMEOUT_MS", "HOUR_US", "STORED", "STORE_VERSION", "explain", "hours_with_rows_after", "insert_fingerprints",
-    "max_id", "open_reader", "open_writer", "read_fingerprints", "record_clusters", "record_request_zone", "record_run",
-    "record_source", "schema_sql", "upsert_requests",
+    "BUSY_TIMEOUT_MS", "HOUR_US", "STORED", "STORE_VERSION", "check_sqlite", "explain", "hours_with_rows_after",
+    "insert_fingerprints", "max_id", "open_reader", "open_writer", "read_fingerprints", "record_clusters",
+    "record_request_zone", "record_run", "record_source", "schema_sql", "sqlite_version", "upsert_requests",
 ]  # fmt: skip
 
 STORE_VERSION = 4
 HOUR_US = 3_600_000_000
 BUSY_TIMEOUT_MS = 5_000
+WAL_KEPT_BYTES = 64 << 20
+"""What the write-ahead log keeps of its size once its content is in the database."""
+OLDEST_SQLITE = (3, 37, 0)
+"""The first with STRICT tables."""
 WRITER_CACHE_KIB = 65_536
 """Room for the pages that the indexes of a busy hour touch again and again."""
 
@@ -58,12 +62,28 @@ def schema_sql() -> str:
     return resources.files("attn_core").joinpath("schema.sql").read_text(encoding="utf-8")
 
 
+def sqlite_version() -> str:
+    """The version of this Python's SQLite."""
+    return sqlite3.sqlite_version
+
+
+def check_sqlite(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> None:
+    """Raises `StoreError` where this Python's SQLite is too old for the schema."""
+    if version < OLDEST_SQLITE:
+        has, needs = (".".join(map(str, one)) for one in (version, OLDEST_SQLITE))
+        raise StoreError(
+            f"SQLite {has} is too old: {needs} or newer is needed (STRICT tables). Use a Python built with a newer "
+            "SQLite, such as that of uv, conda or Debian 12"
+        )
+
+
 def open_writer(path: Path) -> sqlite3.Connection:
     """The read-write connection; the file and its tables are made where missing, an older one is brought up to date.
 
     Raises `StoreError` where the file is no database, damaged, read-only or locked for longer than 5 s, and
     `SchemaMismatch` where it is of a newer version or not ours.
     """
+    check_sqlite()
     try:
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None)
         try:
@@ -73,6 +93,8 @@ def open_writer(path: Path) -> sqlite3.Connection:
             elif version < STORE_VERSION:
                 bring_up_to_date(connection, schema=schema_sql())
             connection.execute("PRAGMA journal_mode = WAL")
+            # Where readers let it, the log begins anew and is cut to this size.
+            connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
             # NORMAL can lose the last commits to a power cut, after they were acknowledged: FULL cannot.
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
@@ -86,6 +108,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 def open_reader(path: Path) -> sqlite3.Connection:
     """A read-only connection that may be used from any one thread at a time. Raises as `open_writer` does."""
+    check_sqlite()
     if not path.exists():
         raise StoreError(f"no database at {path}: start the sidecar, or run sqlite3 {path} < schema.sql")
     try:

@@ -34,6 +34,8 @@ _LOG = logger_named("live")
 PART = "live"
 _RETRY_S = 0.5
 TOKENS_A_MESSAGE = 256
+MAX_MESSAGE_BYTES = 256 << 10
+"""Common clients hang up at a message of 1 MiB."""
 MESSAGES_A_CLIENT = 64
 """Messages that wait for one client before it counts as too slow."""
 MAX_LAG_TOKENS = 32_768
@@ -61,6 +63,23 @@ def tokens_message(tokens: Sequence[Token]) -> bytes:
     return msgspec.json.encode({"kind": "tokens", "cursor": tokens[-1].id, "tokens": tokens})
 
 
+def tokens_messages(tokens: Sequence[Token]) -> list[tuple[int, bytes]]:
+    """(cursor, message) of messages of at most `MAX_MESSAGE_BYTES` that hold these tokens in order.
+
+    A single token that is larger goes without its top-k; `/requests/{id}` has it.
+    """
+    if not tokens:
+        return []
+    message = tokens_message(tokens)
+    if len(message) <= MAX_MESSAGE_BYTES:
+        return [(tokens[-1].id, message)]
+    if len(tokens) == 1:
+        bare = msgspec.structs.replace(tokens[0], topk_positions=None, topk_probs=None)
+        return [(tokens[0].id, tokens_message([bare]))]
+    half = len(tokens) // 2
+    return [*tokens_messages(tokens[:half]), *tokens_messages(tokens[half:])]
+
+
 def request_messages(model_id: str, rows: pa.RecordBatch, zones: Mapping[str, SequenceZone]) -> list[bytes]:
     """A `request` message for each row of request events.
 
@@ -85,7 +104,12 @@ def request_messages(model_id: str, rows: pa.RecordBatch, zones: Mapping[str, Se
             "zone": None if zone is None else zone.zone,
             "zone_confidence": None if zone is None else zone.confidence,
         }
-        messages.append(msgspec.json.encode(message))
+        encoded = msgspec.json.encode({**message, "prompt_left_out": False})
+        if len(encoded) > MAX_MESSAGE_BYTES:
+            # A long prompt is for who asks: `/requests/{id}` has it.
+            left_out = {"prompt_token_texts": None, "prompt_spans": None, "prompt_left_out": True}
+            encoded = msgspec.json.encode({**message, **left_out})
+        messages.append(encoded)
     return messages
 
 
@@ -280,7 +304,8 @@ class LiveHub:
             # Rows in between were deleted by hand: there is nothing to say, only to move on.
             self._on_loop(lambda: setattr(self, "cursor", newest))
             return newest
-        self._deliver(tokens_message(tokens), cursor=tokens[-1].id)
+        for cursor, message in tokens_messages(tokens):
+            self._deliver(message, cursor=cursor)
         return tokens[-1].id
 
     def _leap(self, newest: int) -> bool:

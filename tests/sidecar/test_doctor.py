@@ -140,6 +140,7 @@ def test_the_sidecar_that_runs_is_recognised_and_heard(start_process, well):
     assert one(ailing, "sidecar.health").found.startswith("discovery: ")
     assert verdicts(check_database(sidecar.db)[0]) == {
         "database.room": OK, "database.opens": OK, "database.whole": OK, "database.writable": OK,
+        "database.journal": OK,
     }  # fmt: skip
 
 

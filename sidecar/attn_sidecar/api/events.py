@@ -10,7 +10,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from attn_core.bundle import SCHEMA_VERSION
 from attn_core.errors import StoreError
 from attn_sidecar.discovery import Discovery
-from attn_sidecar.live import TOKENS_A_MESSAGE, LiveHub, Subscriber, notice_message, tokens_message
+from attn_sidecar.live import TOKENS_A_MESSAGE, LiveHub, Subscriber, notice_message, tokens_messages
 from attn_sidecar.store.reader import ReadPool
 
 POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
@@ -85,8 +85,8 @@ class Events:
                     after_id=after, up_to_id=up_to, limit=TOKENS_A_MESSAGE
                 )
             )
-            if tokens:
-                await _send(socket, tokens_message(tokens))
+            for _, message in tokens_messages(tokens):
+                await _send(socket, message)
             cursor = tokens[-1].id if tokens else up_to
         return self._live.subscribe()
 

@@ -25,7 +25,7 @@ from attn_sidecar.online.follower import OnlineFollower
 from attn_sidecar.store.writer import Writer
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PARTS = ("clock", "discovery", "ingest", "integrity", "live", "online", "store")
+PARTS = ("clock", "discovery", "ingest", "integrity", "journal", "live", "online", "store")
 """The parts that say how they are, whether or not they ail now."""
 MOST_REASONS = 32
 """Reasons of refusal shown by name, the most frequent first; the others are summed as ``other``."""

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from attn_core.errors import SettingsError
+from attn_core.errors import SettingsError, StoreError
+from attn_core.store import check_sqlite, sqlite_version
 from attn_sidecar.doctor.findings import FAILED, Finding, as_json, as_text, failed, ok, warning
 from attn_sidecar.doctor.model_server import check_model_server
 from attn_sidecar.doctor.places import check_bundle, check_database
@@ -102,7 +103,11 @@ def check_packages() -> list[Finding]:
     to_do = "make the environment anew: make setup, or pip install -e '.[sidecar]'"
     has = ".".join(map(str, sys.version_info[:3]))
     wrong = [] if sys.version_info >= PYTHON else [f"Python {has}"]
-    held = [f"Python {has}"]
+    held = [f"Python {has}", f"SQLite {sqlite_version()}"]
+    try:
+        check_sqlite()
+    except StoreError as error:
+        return [failed("packages", str(error), to_do)]
     for name, least in PACKAGES.items():
         try:
             found = version(name)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 from attn_core.baseline import FILE_NAME as BASELINE
 from attn_core.bundle import LATEST, latest_run_id, open_bundle
 from attn_core.early_run import asked
 from attn_core.errors import BundleError, SchemaMismatch, StoreError
+from attn_core.store import open_reader
 from attn_sidecar.doctor.findings import Finding, failed, ok, warning
 from attn_sidecar.settings import Settings
 from attn_sidecar.store.examination import Examination, examine, why_not_writable
+from attn_sidecar.store.journal import filesystem_of, why_unsuited
 
 LITTLE_BYTES, TOO_LITTLE_BYTES = 2_000_000_000, 100_000_000
 OLD_S = 2 * 3600
@@ -45,8 +48,16 @@ def check_database(path: Path) -> tuple[list[Finding], Examination | None]:
         findings.append(warning("database.whole", f"not known: the check took over {CHECK_WITHIN_S:.0f} s", to_do))
     else:
         findings.append(ok("database.whole", "every page is in order"))
-    findings.append(_writable(path))
+    findings += [_writable(path), _journal(path)]
     return findings, seen
+
+
+def _journal(path: Path) -> Finding:
+    with closing(open_reader(path)) as connection:
+        reason = why_unsuited(connection, path)
+    if reason is None:
+        return ok("database.journal", f"write-ahead log, on {filesystem_of(path) or 'a file system without a name'}")
+    return warning("database.journal", reason, "put the file on a local disk, or name another with --db")
 
 
 def _can_be_made(path: Path) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +22,11 @@ _MAY_PASS = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_READONLY", "
 class Access:
     """The one read-write connection. Used on the writing thread only."""
 
-    def __init__(self, path: Path, *, busy_timeout_ms: int) -> None:
+    def __init__(
+        self, path: Path, *, busy_timeout_ms: int, on_open: Callable[[sqlite3.Connection], None] = lambda _: None
+    ) -> None:
+        """`on_open` is given each connection that is made."""
+        self._on_open = on_open
         self._path = path
         self._busy_timeout_ms = busy_timeout_ms
         self._connection: sqlite3.Connection | None = None
@@ -39,6 +44,7 @@ class Access:
             connection = open_writer(self._path)
             connection.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms}")
             self._connection, self._file = connection, identity(self._path)
+            self._on_open(connection)
         return self._connection
 
     def failed(self, error: Exception) -> None:

@@ -27,6 +27,8 @@ from attn_sidecar.service_thread import ServiceThread
 from attn_sidecar.store.access import Access, may_pass
 from attn_sidecar.store.fairness import FairQueue, Job
 from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint
+from attn_sidecar.store.journal import PART as JOURNAL
+from attn_sidecar.store.journal import why_unsuited
 from attn_sidecar.store.retention import Retention, RetentionCounters
 from attn_sidecar.store.transaction import PreparedGroup, prepare, probe, write
 
@@ -81,7 +83,7 @@ class Writer:
         retention: Retention | None = None,
     ) -> None:
         self._path = path
-        self._access = Access(path, busy_timeout_ms=BUSY_TIMEOUT_MS)
+        self._access = Access(path, busy_timeout_ms=BUSY_TIMEOUT_MS, on_open=self._look_at_journal)
         self._classifier = classifier
         self._health = health
         self._on_commit = on_commit
@@ -217,6 +219,14 @@ class Writer:
         finally:
             self._opened.set()
         return True
+
+    def _look_at_journal(self, connection: sqlite3.Connection) -> None:
+        """Say where the file is kept in a way that it should not be; it is written all the same."""
+        reason = why_unsuited(connection, self._path)
+        if reason is None:
+            self._health.recover(JOURNAL)
+        elif self._health.ail(JOURNAL, reason, blocks=False):
+            log_event(_LOG, logging.WARNING, "store.journal", reason=reason)
 
     def _is_done(self) -> bool:
         with self._changed:

@@ -142,18 +142,34 @@ export async function fetchRequests(limit: number, signal?: AbortSignal): Promis
   return listIn(answer, "requests").flatMap((item) => requestInfoFromJson(item) ?? []);
 }
 
-export async function fetchRequest(requestId: string, signal?: AbortSignal): Promise<RequestDetail> {
-  const detail = requestDetailFromJson(await askJson(`/requests/${encodeURIComponent(requestId)}`, signal));
+/** Tokens a page: a whole number of the feed's chunks. */
+export const PAGE_TOKENS = 512;
+
+/** A page of an answer, from this step on; the first one brings the prompt. */
+export async function fetchRequest(requestId: string, fromStep: number, signal?: AbortSignal): Promise<RequestDetail> {
+  const prompt = fromStep === 0 ? "yes" : "no";
+  const query = `?from_step=${fromStep}&max_tokens=${PAGE_TOKENS}&prompt=${prompt}`;
+  const detail = requestDetailFromJson(await askJson(`/requests/${encodeURIComponent(requestId)}${query}`, signal));
   if (detail === null) throw new SidecarError(200, "The sidecar's answer holds no request", null);
   return detail;
 }
 
 /** What the sentences of an answer attended to; null where nothing is known of its prompt. */
-export async function fetchGrounding(requestId: string, signal?: AbortSignal): Promise<Grounding | null> {
-  const answer = (await askJson(`/requests/${encodeURIComponent(requestId)}`, signal)) as {
+export async function fetchGrounding(requestId: string, signal?: AbortSignal): Promise<GroundingPage | null> {
+  const query = `?max_tokens=${GROUNDED_TOKENS}&prompt=no`;
+  const answer = (await askJson(`/requests/${encodeURIComponent(requestId)}${query}`, signal)) as {
     grounding?: Grounding | null;
+    next_step?: number | null;
   };
-  return answer.grounding ?? null;
+  const grounding = answer.grounding ?? null;
+  return grounding === null ? null : { ...grounding, endStep: answer.next_step ?? null };
+}
+
+const GROUNDED_TOKENS = 2048;
+
+export interface GroundingPage extends Grounding {
+  /** The first step that is not in it; null where it is the whole answer. */
+  endStep: number | null;
 }
 
 export interface Cluster {
@@ -165,8 +181,10 @@ export interface Cluster {
   centroid_y: number | null;
 }
 
-export async function fetchClusters(signal?: AbortSignal): Promise<Cluster[]> {
-  return listIn(await askJson("/clusters", signal), "clusters").flatMap((item) => {
+/** The clusters of a run; null is the served one. */
+export async function fetchClusters(run: string | null, signal?: AbortSignal): Promise<Cluster[]> {
+  const query = run === null ? "" : `?run=${encodeURIComponent(run)}`;
+  return listIn(await askJson(`/clusters${query}`, signal), "clusters").flatMap((item) => {
     const cluster = item as Partial<Record<keyof Cluster, unknown>>;
     if (typeof cluster.cluster_id !== "number") return [];
     const asNumber = (value: unknown): number | null => (typeof value === "number" ? value : null);

@@ -5,6 +5,8 @@ import {
   EMPTY_FEED,
   type Feed,
   MAX_REQUESTS,
+  missingOf,
+  type RequestState,
   tokenAt,
   tokensOf,
   withRequestDetail,
@@ -34,6 +36,9 @@ function token(requestId: string, step: number, id = step + 1): Token {
     residual_mass: null,
   };
 }
+
+/** A request all of whose tokens came in one page. */
+const WHOLE = { same_response_id: [], unreadable: [], next_step: null };
 
 const tokens = (cursor: number, ...list: Token[]): FeedMessage => ({ kind: "tokens", cursor, tokens: list });
 const info = (request_id: string, started_at_us: number): RequestInfo => ({
@@ -161,14 +166,46 @@ describe("requests", () => {
       prompt_token_texts: ["p"],
       prompt_spans: [],
       tokens: [token("a", 0), token("a", 1)],
+      ...WHOLE,
     };
     const feed = withRequestDetail(afterMessages(EMPTY_FEED, [tokens(3, token("a", 1), token("a", 2))]), detail);
     expect(steps(feed, "a")).toEqual([0, 1, 2]);
     expect(feed.requests.a?.prompt_token_texts).toEqual(["p"]);
   });
 
+  it("are read page by page, and what is missing is known", () => {
+    const page = (from: number, count: number, next_step: number | null): RequestDetail => ({
+      ...info("a", 1),
+      num_output_tokens: 2000,
+      prompt_token_texts: null,
+      prompt_spans: null,
+      tokens: Array.from({ length: count }, (_, k) => token("a", from + k)),
+      ...WHOLE,
+      next_step,
+    });
+    const missing = (feed: Feed) => missingOf(feed.requests.a as RequestState);
+    let feed = withRequestDetail(EMPTY_FEED, page(0, 512, 512));
+    expect(missing(feed)).toEqual([{ from: 512, to: 2000 }]);
+    feed = withRequestDetail(feed, page(1024, 512, 1536));
+    expect(missing(feed)).toEqual([
+      { from: 512, to: 1024 },
+      { from: 1536, to: 2000 },
+    ]);
+    feed = withRequestDetail(feed, page(512, 512, 1024));
+    expect(missing(feed)).toEqual([{ from: 1536, to: 2000 }]);
+    feed = withRequestDetail(feed, page(1536, 464, null));
+    expect(missing(feed)).toEqual([]);
+    expect(feed.requests.a?.num_tokens).toBe(2000);
+  });
+
   it("are let go when there are too many, but for the one being looked at", () => {
-    const detail: RequestDetail = { ...info("ancient", 1), prompt_token_texts: null, prompt_spans: null, tokens: [] };
+    const detail: RequestDetail = {
+      ...info("ancient", 1),
+      prompt_token_texts: null,
+      prompt_spans: null,
+      tokens: [],
+      ...WHOLE,
+    };
     const list = Array.from({ length: MAX_REQUESTS + 5 }, (_, k) => info(`r${k}`, 100 + k));
     const feed = withRequestList(withRequestDetail(EMPTY_FEED, detail), list);
     expect(feed.order).toHaveLength(MAX_REQUESTS + 1);

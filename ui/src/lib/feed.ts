@@ -17,6 +17,10 @@ export interface RequestState extends RequestInfo {
   prompt_spans: PromptSpan[] | null;
   /** Output tokens by step, `CHUNK_TOKENS` a chunk. */
   chunks: readonly Chunk[];
+  /** Where the pages read so far end; null where they hold all that was stored then. */
+  next_step: number | null;
+  same_response_id: readonly string[];
+  unreadable: readonly string[];
   /** Tokens held, and the highest step among them (-1 with none). */
   num_tokens: number;
   last_step: number;
@@ -65,6 +69,9 @@ function emptyRequest(requestId: string): RequestState {
     prompt_token_texts: null,
     prompt_spans: null,
     chunks: [],
+    next_step: null,
+    same_response_id: [],
+    unreadable: [],
     num_tokens: 0,
     last_step: -1,
     is_running: false,
@@ -78,6 +85,27 @@ export function tokenAt(request: RequestState, step: number): Token | undefined 
 
 export function tokensOf(request: RequestState): Token[] {
   return request.chunks.flatMap((chunk) => chunk.filter((token) => token !== undefined));
+}
+
+/** Steps [from, to) that are stored, as far as is known, and not held; `to` is null where the end is not known. */
+export interface Missing {
+  from: number;
+  to: number | null;
+}
+
+/** What of an answer was not read yet: whole chunks between those that are held, and what comes after the last page. */
+export function missingOf(request: RequestState): Missing[] {
+  const missing: Missing[] = [];
+  for (const [index, chunk] of request.chunks.entries()) {
+    if (chunk.length > 0) continue;
+    const [from, to] = [index * CHUNK_TOKENS, (index + 1) * CHUNK_TOKENS];
+    const last = missing.at(-1);
+    if (last?.to === from) last.to = to;
+    else missing.push({ from, to });
+  }
+  if (request.next_step !== null && request.next_step > request.last_step)
+    missing.push({ from: request.next_step, to: request.num_output_tokens });
+  return missing;
 }
 
 /** The request with these tokens put at their steps; tokens already held are left alone (delivered at least once). */
@@ -183,13 +211,17 @@ export function withRequestList(feed: Feed, list: readonly RequestInfo[]): Feed 
 
 /** The feed with one answer of `/requests/{id}` filled in: prompt, and the tokens stored before the page opened. */
 export function withRequestDetail(feed: Feed, detail: RequestDetail): Feed {
-  const { tokens, prompt_token_texts, prompt_spans, ...info } = detail;
+  const { tokens, prompt_token_texts, prompt_spans, same_response_id, unreadable, next_step, ...info } = detail;
   const held = filledIn(feed.requests[detail.request_id] ?? emptyRequest(detail.request_id), info);
   const filled = {
     ...held,
     is_running: held.is_running && info.finish_reason === null && info.ended_at_us === null,
     prompt_token_texts: prompt_token_texts ?? held.prompt_token_texts,
     prompt_spans: prompt_spans ?? held.prompt_spans,
+    same_response_id,
+    unreadable,
+    // A page in the middle says nothing of where the last one ends.
+    next_step: next_step === null ? null : Math.max(next_step, held.next_step ?? 0),
   };
   const pinned = { ...feed, pinned: detail.request_id };
   return arranged(pinned, { ...feed.requests, [detail.request_id]: withTokens(filled, tokens) });

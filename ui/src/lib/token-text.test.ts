@@ -33,7 +33,7 @@ describe("pieces of a token", () => {
 
   it("says which token has no text", () => {
     expect(piecesOfToken(null, 42)).toEqual([{ kind: "missing", text: "#42" }]);
-    expect(piecesOfToken("", 2)).toEqual([{ kind: "missing", text: "#2" }]);
+    expect(piecesOfToken("", 2)).toEqual([{ kind: "part", text: "" }]);
     expect(piecesOfToken(null, null)).toEqual([{ kind: "missing", text: "no text" }]);
   });
 });
@@ -47,6 +47,6 @@ describe("labels", () => {
     expect(spokenToken(" the")).toBe("the");
     expect(spokenToken("  ")).toBe("2 spaces");
     expect(spokenToken("\n")).toBe("newline");
-    expect(spokenToken("", 5)).toBe("token number 5");
+    expect(spokenToken("", 5)).toBe("part of a character");
   });
 });

@@ -6,6 +6,7 @@ export type Piece =
   | { kind: "newline"; text: string }
   | { kind: "tab"; text: string }
   | { kind: "special"; text: string }
+  | { kind: "part"; text: "" }
   | { kind: "missing"; text: string };
 
 const SPECIAL = /^<\|[^|<>]{1,40}\|>$|^<\/?s>$/;
@@ -17,7 +18,8 @@ const RUNS = /\r\n|\n|\r|\t| +|[^\n\r\t ]+/g;
  */
 export function piecesOfToken(text: string | null, tokenId: number | null): Piece[] {
   if (text === null) return [{ kind: "missing", text: tokenId === null ? "no text" : `#${tokenId}` }];
-  if (text === "") return [{ kind: "missing", text: tokenId === null ? "empty" : `#${tokenId}` }];
+  // Part of a character that a later token completes and shows whole, or a token without text.
+  if (text === "") return [{ kind: "part", text: "" }];
   if (SPECIAL.test(text)) return [{ kind: "special", text }];
   const isOnlySpaces = /^ +$/.test(text);
   const pieces: Piece[] = [];
@@ -43,7 +45,8 @@ export function tokenLabel(text: string | null, tokenId: number | null = null): 
 
 /** A token as a screen reader should say it. */
 export function spokenToken(text: string | null, tokenId: number | null = null): string {
-  if (text === null || text === "") return tokenId === null ? "token without text" : `token number ${tokenId}`;
+  if (text === "") return "part of a character";
+  if (text === null) return tokenId === null ? "token without text" : `token number ${tokenId}`;
   const words = text.replace(/\r\n|\n|\r/g, " newline ").replace(/\t/g, " tab ");
   return words.trim() === "" ? `${text.length} space${text.length === 1 ? "" : "s"}` : words.trim();
 }

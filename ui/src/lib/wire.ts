@@ -60,6 +60,12 @@ export interface RequestDetail extends RequestInfo {
   prompt_token_texts: string[] | null;
   prompt_spans: PromptSpan[] | null;
   tokens: Token[];
+  /** The request ids of all answers that carry this one's id; more than one where a client used it again. */
+  same_response_id: string[];
+  /** Fields that are stored and cannot be read. */
+  unreadable: string[];
+  /** Where the next page begins; null where the tokens are the last. */
+  next_step: number | null;
 }
 
 export type FeedMessage =
@@ -172,6 +178,9 @@ export function requestDetailFromJson(value: unknown): RequestDetail | null {
     prompt_token_texts: stringsOrNull(value.prompt_token_texts),
     prompt_spans: spansFromJson(value.prompt_spans),
     tokens: tokensFromJson(value.tokens, info.request_id),
+    same_response_id: stringsOrNull(value.same_response_id) ?? [],
+    unreadable: stringsOrNull(value.unreadable) ?? [],
+    next_step: numberOrNull(value.next_step),
   };
 }
 

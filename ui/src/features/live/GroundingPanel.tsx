@@ -1,6 +1,6 @@
 import { useQuery } from "@tanstack/react-query";
-import type { Grounding } from "../../lib/answers";
-import { fetchGrounding } from "../../lib/api";
+import { fetchGrounding, type GroundingPage } from "../../lib/api";
+import { formatCount } from "../../lib/format";
 import styles from "./GroundingPanel.module.css";
 import { boundsText, partName } from "./grounding-text";
 
@@ -14,7 +14,7 @@ export function GroundingPanel({ requestId, isRunning }: { requestId: string; is
   return <Sentences grounding={data} />;
 }
 
-function Sentences({ grounding: { parts, sentences } }: { grounding: Grounding }) {
+function Sentences({ grounding: { parts, sentences, endStep } }: { grounding: GroundingPage }) {
   return (
     <section className={styles.panel} data-testid="grounding" aria-label="What each sentence attended to">
       <h2>What each sentence attended to</h2>
@@ -49,6 +49,7 @@ function Sentences({ grounding: { parts, sentences } }: { grounding: Grounding }
         ))}
       </ol>
       <p className={styles.figures}>
+        {endStep === null ? "" : `Of the first ${formatCount(endStep)} tokens. `}
         Means over the sentence's tokens. Only the most attended positions are stored. Where two figures are given, they
         are the lower and the upper bound; the bar shows the lower one.
       </p>

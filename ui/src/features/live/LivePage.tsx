@@ -3,8 +3,8 @@ import { useEffect, useState } from "react";
 import { Button } from "../../components/Button";
 import { Notice } from "../../components/Notice";
 import { Skeleton } from "../../components/Skeleton";
-import { fetchRequest, fetchRequests, SidecarError } from "../../lib/api";
-import { tokenAt } from "../../lib/feed";
+import { fetchRequest, fetchRequests, PAGE_TOKENS, SidecarError } from "../../lib/api";
+import { CHUNK_TOKENS, tokenAt } from "../../lib/feed";
 import type { LiveView } from "../../lib/url-state";
 import { useConnectionState, useFeed, useFeedStore } from "../../lib/use-feed";
 import { goTo } from "../../lib/use-view";
@@ -31,6 +31,7 @@ export function LivePage({ view }: { view: LiveView }) {
   const [flashPosition, setFlashPosition] = useState<number | null>(null);
   const list = useRequestList();
   const detail = useRequestDetail(requestId);
+  usePinnedPage(view, detail.isSuccess);
 
   const step = hoverStep ?? view.step;
   const token = request && step !== null ? tokenAt(request, step) : undefined;
@@ -68,6 +69,11 @@ export function LivePage({ view }: { view: LiveView }) {
               flashPosition={flashPosition}
               onHover={setHoverStep}
               onPin={(pinned) => show(requestId, pinned)}
+              onRead={async (fromStep) => {
+                const page = await fetchRequest(requestId, fromStep);
+                store.fillInDetail(page);
+                return page.tokens.length;
+              }}
             />
             <ZoneCounts request={request} />
           </>
@@ -127,7 +133,7 @@ function useRequestDetail(requestId: string | null) {
   const store = useFeedStore();
   const detail = useQuery({
     queryKey: ["request", requestId],
-    queryFn: ({ signal }) => fetchRequest(requestId ?? "", signal),
+    queryFn: ({ signal }) => fetchRequest(requestId ?? "", 0, signal),
     enabled: requestId !== null,
     staleTime: Number.POSITIVE_INFINITY,
     gcTime: 0,
@@ -139,6 +145,23 @@ function useRequestDetail(requestId: string | null) {
     if (detail.data) store.fillInDetail(detail.data);
   }, [detail.data, store]);
   return detail;
+}
+
+/** The page of a token that the URL names and the first page does not hold. */
+function usePinnedPage({ requestId, step }: LiveView, isFirstRead: boolean): void {
+  const store = useFeedStore();
+  useEffect(() => {
+    if (!isFirstRead || requestId === null || step === null) return;
+    const request = store.feed().requests[requestId];
+    if (request === undefined || tokenAt(request, step) !== undefined) return;
+    const abort = new AbortController();
+    const fromStep = Math.max(0, Math.floor((step - PAGE_TOKENS / 2) / CHUNK_TOKENS) * CHUNK_TOKENS);
+    fetchRequest(requestId, fromStep, abort.signal).then(
+      (page) => store.fillInDetail(page),
+      () => undefined, // The flow says what is missing, and reads it on demand.
+    );
+    return () => abort.abort();
+  }, [store, requestId, step, isFirstRead]);
 }
 
 function SidecarDown({ error, onRetry }: { error: Error; onRetry: () => void }) {

@@ -1,6 +1,6 @@
 import { useMemo } from "react";
 import { ZoneSwatch } from "../../components/ZoneSwatch";
-import type { RequestState } from "../../lib/feed";
+import { missingOf, type RequestState } from "../../lib/feed";
 import { formatShare } from "../../lib/format";
 import { answerMeans } from "./answer-figures";
 import { FingerprintPicture } from "./FingerprintPicture";
@@ -35,7 +35,10 @@ export function RequestSummary({ request }: { request: RequestState }) {
         </p>
       )}
       <section className={styles.section}>
-        <h2>Mean over {means.numTokens} tokens</h2>
+        <h2>
+          Mean over {missingOf(request).length > 0 ? "the " : ""}
+          {means.numTokens} tokens{missingOf(request).length > 0 ? " read" : ""}
+        </h2>
         <dl className={styles.facts}>
           {(
             [

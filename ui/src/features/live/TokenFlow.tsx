@@ -1,11 +1,21 @@
-import { type KeyboardEvent, type PointerEvent, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
-import { type RequestState, tokenAt } from "../../lib/feed";
+import {
+  Fragment,
+  type KeyboardEvent,
+  type PointerEvent,
+  useEffect,
+  useLayoutEffect,
+  useMemo,
+  useRef,
+  useState,
+} from "react";
+import { type Missing, missingOf, type RequestState, tokenAt } from "../../lib/feed";
 import { attendedPositions } from "../../lib/fingerprint";
 import type { Token } from "../../lib/wire";
 import { AnswerParagraph, optionId } from "./AnswerParagraph";
 import { inkAttended } from "./attended-ink";
+import { MissingTokens } from "./MissingTokens";
 import { PromptView } from "./PromptView";
-import { paragraphsOf } from "./paragraphs";
+import { flowOf } from "./paragraphs";
 import styles from "./TokenFlow.module.css";
 
 interface TokenFlowProps {
@@ -16,19 +26,23 @@ interface TokenFlowProps {
   flashPosition: number | null;
   onHover: (step: number | null) => void;
   onPin: (step: number | null) => void;
+  /** Reads the page of the answer at this step; how many of its tokens were stored. */
+  onRead: (fromStep: number) => Promise<number>;
 }
 
 /** Nearer to the end than this, the view stays at the end while tokens arrive. */
 const STICK_PX = 48;
 
 /** Prompt and answer as one flow of tokens. The answer is a list box: arrow keys walk it, Enter or a click pins a token. */
-export function TokenFlow({ request, activeToken, pinnedStep, flashPosition, onHover, onPin }: TokenFlowProps) {
+export function TokenFlow({ request, activeToken, pinnedStep, flashPosition, onHover, onPin, onRead }: TokenFlowProps) {
   const scroller = useRef<HTMLDivElement>(null);
-  const isAtEnd = useRef(pinnedStep === null);
+  // A long answer that has ended is read from its beginning: at its end, page after page would be asked for at once.
+  const isAtEnd = useRef(pinnedStep === null && request.next_step === null);
   /** A token named by the URL is brought into view once, when it is there. */
   const isPinAwaited = useRef(pinnedStep !== null);
   const [numUnfolded, setNumUnfolded] = useState(0);
   const activeStep = activeToken?.step ?? null;
+  const missing = missingOf(request);
   const attended = useMemo(() => {
     const { topk_positions, topk_probs, context_len } = activeToken ?? {};
     return topk_positions && topk_probs && context_len
@@ -124,13 +138,23 @@ export function TokenFlow({ request, activeToken, pinnedStep, flashPosition, onH
             if (step !== null) onPin(step === pinnedStep ? null : step);
           }}
         >
-          {paragraphsOf(request.chunks).map((paragraph) => (
-            <AnswerParagraph key={paragraph[0]?.firstStep} paragraph={paragraph} promptLen={request.prompt_len} />
+          {flowOf(request.chunks).map(({ gap, paragraphs }) => (
+            <Fragment key={gap ?? "first"}>
+              <Gap missing={missing.find(({ from }) => from === gap)} onRead={onRead} />
+              {paragraphs.map((paragraph) => (
+                <AnswerParagraph key={paragraph[0]?.firstStep} paragraph={paragraph} promptLen={request.prompt_len} />
+              ))}
+            </Fragment>
           ))}
+          <Gap missing={missing.find(({ from }) => from > request.last_step)} onRead={onRead} />
         </div>
       </div>
     </div>
   );
+}
+
+function Gap({ missing, onRead }: { missing: Missing | undefined; onRead: (fromStep: number) => Promise<number> }) {
+  return missing === undefined ? null : <MissingTokens missing={missing} onRead={onRead} />;
 }
 
 function stepUnder(event: PointerEvent | React.MouseEvent): number | null {

@@ -3,8 +3,8 @@ import { Tooltip } from "../../components/Tooltip";
 import { ZoneSwatch } from "../../components/ZoneSwatch";
 import { ZoneTip } from "../../components/ZoneTip";
 import { fillFromConfidence, inkFromProbability } from "../../lib/colour";
-import type { RequestState } from "../../lib/feed";
-import { formatShare } from "../../lib/format";
+import { missingOf, type RequestState } from "../../lib/feed";
+import { formatCount, formatShare } from "../../lib/format";
 import { ZONES } from "../../lib/zones";
 import { zoneCounts } from "./answer-figures";
 import styles from "./ZoneCounts.module.css";
@@ -29,6 +29,9 @@ export function ZoneCounts({ request }: { request: RequestState }) {
           </li>
         ))}
       </ul>
+      {missingOf(request).length > 0 ? (
+        <p className={styles.partial}>of the {formatCount(request.num_tokens)} tokens read</p>
+      ) : null}
       <dl className={styles.notes}>
         <div>
           <dt>fill: confidence</dt>

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { afterMessages, CHUNK_TOKENS, EMPTY_FEED, type Feed } from "../../lib/feed";
 import { tokenFromJson } from "../../lib/wire";
 import { answerMeans, zoneCounts } from "./answer-figures";
-import { isSameParagraph, paragraphsOf } from "./paragraphs";
+import { flowOf, isSameParagraph, paragraphsOf } from "./paragraphs";
 
 function fed(feed: Feed, texts: string[], firstStep = 0): Feed {
   const tokens = texts.flatMap(
@@ -57,5 +57,16 @@ describe("figures of an answer", () => {
     expect(means.sinkMass).toBe(0.5);
     expect(means.promptMass).toBeNull();
     expect(means.vector?.[3]).toBe(32);
+  });
+
+  it("stand on either side of what is not held", () => {
+    const feed = fed(fed(EMPTY_FEED, ["a", "b\n"]), ["c", "d\n", "e"], 4 * CHUNK_TOKENS);
+    const parts = flowOf(chunksOf(feed));
+    expect(parts.map(({ gap }) => gap)).toEqual([null, CHUNK_TOKENS]);
+    expect(parts[1]?.paragraphs.map((paragraph) => paragraph[0]?.firstStep)).toEqual([
+      4 * CHUNK_TOKENS,
+      4 * CHUNK_TOKENS + 2,
+    ]);
+    expect(flowOf([])).toEqual([]);
   });
 });

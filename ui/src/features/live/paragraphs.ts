@@ -33,12 +33,12 @@ function runsOfChunk(chunk: Chunk, index: number): Run[] {
   return runs;
 }
 
-/** The paragraphs of these chunks, in order; the last may still be growing. */
-export function paragraphsOf(chunks: readonly Chunk[]): Paragraph[] {
+/** The paragraphs of these chunks, in order; the last may still be growing. `firstChunk` is the number of the first. */
+export function paragraphsOf(chunks: readonly Chunk[], firstChunk = 0): Paragraph[] {
   const paragraphs: Paragraph[] = [];
   let open: Run[] = [];
   for (const [index, chunk] of chunks.entries()) {
-    for (const run of runsOfChunk(chunk, index)) {
+    for (const run of runsOfChunk(chunk, firstChunk + index)) {
       open.push(run);
       if (!run.isLast) continue;
       paragraphs.push(open);
@@ -47,6 +47,22 @@ export function paragraphsOf(chunks: readonly Chunk[]): Paragraph[] {
   }
   if (open.length > 0) paragraphs.push(open);
   return paragraphs;
+}
+
+/** Paragraphs, and between them the chunks that are not held: each gap stands before the paragraph that follows it. */
+export function flowOf(chunks: readonly Chunk[]): { gap: number | null; paragraphs: Paragraph[] }[] {
+  const parts: { gap: number | null; paragraphs: Paragraph[] }[] = [];
+  let from = 0;
+  let gap: number | null = null;
+  while (from < chunks.length) {
+    let to = from;
+    while (to < chunks.length && (chunks[to]?.length ?? 0) > 0) to += 1;
+    if (to > from) parts.push({ gap, paragraphs: paragraphsOf(chunks.slice(from, to), from) });
+    gap = to < chunks.length ? to * CHUNK_TOKENS : null;
+    while (to < chunks.length && (chunks[to]?.length ?? 0) === 0) to += 1;
+    from = to;
+  }
+  return parts;
 }
 
 export function isSameParagraph(a: Paragraph, b: Paragraph): boolean {

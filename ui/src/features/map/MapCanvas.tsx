@@ -5,7 +5,7 @@ import type { ColourBy, MapView } from "../../lib/url-state";
 import type { Scheme } from "../../lib/zones";
 import { ClusterLabels } from "./ClusterLabels";
 import styles from "./MapCanvas.module.css";
-import { MapPlot } from "./map-plot";
+import { hasWebgl, MapPlot } from "./map-plot";
 import { PointTooltip } from "./PointTooltip";
 import { useTouchPan } from "./use-touch-pan";
 
@@ -22,6 +22,7 @@ interface MapCanvasProps {
 
 /** The camera is written to the URL once it has rested this long. */
 const CAMERA_REST_MS = 250;
+const CONTEXT_RETRY_MS = 500;
 const PAN_SHARE = 0.12;
 const ZOOM_FACTOR = 0.7;
 
@@ -32,13 +33,32 @@ export function MapCanvas({ points, clusters, visible, colourBy, scheme, camera,
   const [numDrawn, setNumDrawn] = useState(0);
   const [isDrawn, setIsDrawn] = useState(false);
   const [numViews, setNumViews] = useState(0);
+  /** Counts the canvases made: one whose WebGL context was lost (sleep, driver) is replaced by another. */
+  const [generation, setGeneration] = useState(0);
+  const [isLost, setIsLost] = useState(false);
   const latest = useRef({ points, visible, colourBy, scheme, camera, onCamera, onOpen });
   latest.current = { points, visible, colourBy, scheme, camera, onCamera, onOpen };
 
+  // biome-ignore lint/correctness/useExhaustiveDependencies: a new canvas needs a new plot
   useEffect(() => {
     if (canvas.current === null) return;
+    const element = canvas.current;
     let timer: ReturnType<typeof setTimeout> | undefined;
-    const made = new MapPlot(canvas.current, {
+    let again: ReturnType<typeof setTimeout> | undefined;
+    const replace = (): void => {
+      // A driver that starts anew gives no context for a while.
+      if (hasWebgl()) setGeneration((count) => count + 1);
+      else again = setTimeout(replace, CONTEXT_RETRY_MS);
+    };
+    const onLost = (event: Event): void => {
+      event.preventDefault();
+      setIsLost(true);
+      setIsDrawn(false);
+      setNumDrawn(0);
+      again = setTimeout(replace, CONTEXT_RETRY_MS);
+    };
+    element.addEventListener("webglcontextlost", onLost);
+    const made = new MapPlot(element, {
       onHover: setHovered,
       onOpen: (index) => {
         const { points, onOpen } = latest.current;
@@ -52,11 +72,15 @@ export function MapCanvas({ points, clusters, visible, colourBy, scheme, camera,
     });
     made.setCamera(latest.current.camera ?? made.home());
     setPlot(made);
+    setIsLost(false);
     return () => {
       clearTimeout(timer);
+      clearTimeout(again);
+      element.removeEventListener("webglcontextlost", onLost);
+      setPlot(null);
       made.destroy();
     };
-  }, []);
+  }, [generation]);
 
   useEffect(() => {
     if (plot === null) return;
@@ -120,7 +144,9 @@ export function MapCanvas({ points, clusters, visible, colourBy, scheme, camera,
         className={styles.canvas}
         role="application"
         aria-label={`Map of ${numDrawn} tokens. Arrow keys move, plus and minus zoom, 0 shows all, Enter opens the token nearest to the middle.`}
+        key={generation}
         data-testid="map"
+        data-generation={generation}
         data-drawn-points={numDrawn}
         onKeyDown={onKeyDown}
       />
@@ -129,6 +155,11 @@ export function MapCanvas({ points, clusters, visible, colourBy, scheme, camera,
       ) : null}
       {plot && hovered !== null ? (
         <PointTooltip plot={plot} points={points} index={hovered} numViews={numViews} />
+      ) : null}
+      {isLost ? (
+        <p className={styles.lost} role="status">
+          The browser lost the map's graphics. It is drawn anew as soon as they are back.
+        </p>
       ) : null}
       <div className={styles.buttons}>
         <button type="button" aria-label="Zoom in" onClick={() => move({ zoom: ZOOM_FACTOR })}>

@@ -34,8 +34,9 @@ export function MapPage({ view, scheme }: { view: MapView; scheme: Scheme }) {
     structuralSharing: false,
   });
   const clusters = useQuery({
-    queryKey: ["clusters"],
-    queryFn: ({ signal }) => fetchClusters(signal),
+    // Of the points' own run, though another may be served by now.
+    queryKey: ["clusters", points.data?.runId ?? null],
+    queryFn: ({ signal }) => fetchClusters(points.data?.runId ?? null, signal),
     enabled: points.isSuccess,
     staleTime: Number.POSITIVE_INFINITY,
   });
