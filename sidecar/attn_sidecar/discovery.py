@@ -22,6 +22,7 @@ from attn_core.errors import BundleError
 from attn_core.run_failure import RunFailure
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
+from attn_sidecar.map.cluster_rows import Cluster, clusters_from_table
 from attn_sidecar.map.points import PointMap
 from attn_sidecar.service_thread import ServiceThread
 
@@ -39,7 +40,7 @@ class Served:
 
     classifier: Classifier
     bundle: Bundle | None
-    clusters: list[dict[str, Any]]
+    clusters: list[Cluster]
     points: PointMap | None
 
     @property
@@ -69,7 +70,7 @@ def served_from_bundle(bundle: Bundle, *, privacy: bool = False) -> Served:
         points = PointMap.load(bundle.path, run_id=bundle.run_id)
         if privacy:
             points = points.without_texts()
-        clusters = bundle.table("clusters").to_pylist()
+        clusters = clusters_from_table(bundle.table("clusters"))
     except BundleError:
         raise
     except Exception as error:

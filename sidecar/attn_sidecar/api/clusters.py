@@ -17,6 +17,7 @@ from attn_sidecar.api.delivery import not_modified, run_headers
 from attn_sidecar.api.endpoint import Endpoint, Parameter, json_response, values_of
 from attn_sidecar.api.problems import Problem
 from attn_sidecar.discovery import Discovery, Served
+from attn_sidecar.map.cluster_rows import Cluster
 from attn_sidecar.store.history import TokenInText, token_in_text, zone_labels
 from attn_sidecar.store.reader import Reader, ReadPool
 from attn_sidecar.store.records import Token
@@ -25,42 +26,6 @@ MAX_EXEMPLARS = 32
 _ID = Parameter(
     name="cluster_id", place="path", kind="integer", least=0, most=2**31 - 1, description="a `cluster_id`", example=3
 )
-
-
-class Exemplar(msgspec.Struct, frozen=True, kw_only=True):
-    """A token that is typical of its cluster."""
-
-    request_id: str
-    step: int
-
-
-class Lineage(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a cluster comes from: ``kept``, ``returned``, ``split``, ``born`` or ``merged``.
-
-    `attn_assets.discovery.lineage` says when which.
-    """
-
-    event: str
-    parents: list[int]
-    overlap: float | None
-
-
-class Cluster(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the bundle's ``clusters.parquet``; null where the run did not say."""
-
-    cluster_id: int
-    cluster_label: str
-    size: int
-    zone: str
-    zone_score: float | None = None
-    zone_margin: float | None = None
-    centroid: list[float]
-    """Mean fingerprint: 20 numbers."""
-    centroid_x: float | None = None
-    centroid_y: float | None = None
-    stability: float | None = None
-    exemplars: list[Exemplar] = []
-    lineage: Lineage | None = None
 
 
 class ClustersAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,14 +84,13 @@ def endpoints(discovery: Discovery, *, readers: ReadPool) -> list[Endpoint]:
         headers = run_headers(request, run_id=served.run_id)
         if (same := not_modified(request, headers)) is not None:
             return same
-        clusters = msgspec.convert(served.clusters, list[Cluster])
-        return json_response(ClustersAnswer(run_id=served.run_id, clusters=clusters), headers=headers)
+        return json_response(ClustersAnswer(run_id=served.run_id, clusters=served.clusters), headers=headers)
 
     async def get_cluster(request: Request) -> Response:
         asked = values_of((_ID, RUN), request)
         served = await run_asked(discovery, asked["run"])
-        row = next((row for row in served.clusters if row["cluster_id"] == asked["cluster_id"]), None)
-        if row is None:
+        cluster = next((one for one in served.clusters if one.cluster_id == asked["cluster_id"]), None)
+        if cluster is None:
             raise Problem(
                 404,
                 "cluster-unknown",
@@ -134,7 +98,6 @@ def endpoints(discovery: Discovery, *, readers: ReadPool) -> list[Endpoint]:
                 detail=f"run {served.run_id} has no cluster {asked['cluster_id']}",
                 mend="GET /clusters lists a run's clusters; ids last from run to run, clusters come and go",
             )
-        cluster = msgspec.convert(row, Cluster)
         typical = await asyncio.to_thread(_typical, served, cluster.cluster_id)
         run_id = str(served.run_id)
         zones, found = await readers.ask(lambda reader: _from_store(reader, run_id, cluster))

@@ -14,6 +14,7 @@ from attn_sidecar.api.asked import RUN_PATTERN
 from attn_sidecar.api.endpoint import Endpoint, Parameter, json_response, values_of
 from attn_sidecar.api.problems import Problem
 from attn_sidecar.discovery import Discovery
+from attn_sidecar.map.cluster_rows import Cluster
 from attn_sidecar.store.history import recorded_runs
 from attn_sidecar.store.reader import ReadPool
 
@@ -59,6 +60,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     previous_run_id: str | None = None
     """The run whose cluster ids and map it carries on."""
     gone_cluster_ids: list[int] | None = None
+    unreadable: list[str] = []
+    """Fields whose recorded content is damaged or foreign: they are null."""
 
 
 class RunsAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +148,7 @@ async def _all_runs(discovery: Discovery, readers: ReadPool) -> list[Run]:
     recorded = await readers.ask(recorded_runs)
     published = await asyncio.to_thread(discovery.published)
     served = discovery.served.run_id
-    names = set(Run.__struct_fields__) - {"run_id", "status", "served", "available"}
+    names = set(Run.__struct_fields__) - {"run_id", "status", "served", "available", "unreadable"}
     runs = []
     for run_id in sorted({*recorded, *published}, reverse=True):
         manifest, row = published.get(run_id, {}), recorded.get(run_id, {})
@@ -153,9 +156,30 @@ async def _all_runs(discovery: Discovery, readers: ReadPool) -> list[Run]:
         known = {name: manifest[name] for name in names if manifest.get(name) is not None}
         known |= {name: row[name] for name in names if row.get(name) is not None}
         status = "published" if manifest else row["status"]
-        told = {"run_id": run_id, "status": status, "served": run_id == served, "available": bool(manifest)}
-        runs.append(msgspec.convert({**known, **told}, Run))
+        readable = {name: value for name, value in known.items() if _fits(name, value)}
+        runs.append(
+            Run(
+                **readable,
+                run_id=run_id,
+                status=status,
+                served=run_id == served,
+                available=bool(manifest),
+                unreadable=sorted(known.keys() - readable.keys()),
+            )
+        )
     return runs
+
+
+_TYPES = {field.name: field.type for field in msgspec.structs.fields(Run)}
+
+
+def _fits(name: str, value: object) -> bool:
+    """Whether a recorded or published value is what this field holds: an older or a foreign writer may differ."""
+    try:
+        msgspec.convert(value, _TYPES[name])
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _in_full(discovery: Discovery, run: Run) -> RunAnswer:
@@ -169,7 +193,7 @@ def _in_full(discovery: Discovery, run: Run) -> RunAnswer:
             problem = str(error)
         else:
             manifest = dict(served.bundle.manifest) if served.bundle is not None else {}
-            lineage = [_lineage_of(row) for row in served.clusters]
+            lineage = [_lineage_of(one) for one in served.clusters]
     return RunAnswer(
         run=run,
         lineage=lineage,
@@ -179,14 +203,14 @@ def _in_full(discovery: Discovery, run: Run) -> RunAnswer:
     )
 
 
-def _lineage_of(row: dict[str, Any]) -> ClusterLineage:
-    said = row.get("lineage") or {}
+def _lineage_of(cluster: Cluster) -> ClusterLineage:
+    said = cluster.lineage
     return ClusterLineage(
-        cluster_id=row["cluster_id"],
-        cluster_label=row["cluster_label"],
-        size=row["size"],
-        zone=row["zone"],
-        event=said.get("event"),
-        parents=list(said.get("parents") or []),
-        overlap=said.get("overlap"),
+        cluster_id=cluster.cluster_id,
+        cluster_label=cluster.cluster_label,
+        size=cluster.size,
+        zone=cluster.zone,
+        event=None if said is None else said.event,
+        parents=[] if said is None else said.parents,
+        overlap=None if said is None else said.overlap,
     )

@@ -30,6 +30,26 @@ COLUMNS = (
 _TEXTS = ("request_id", "token_text", "model_id")
 
 
+_VALID: tuple[tuple[str, float, float], ...] = (
+    ("x", -1e9, 1e9), ("y", -1e9, 1e9), ("step", 0, 2**31 - 1), ("cluster_id", -1, 2**31 - 1), ("confidence", 0, 1),
+    ("captured_at_us", 0, 2**53 - 1),
+)  # fmt: skip
+"""Columns that every point has, and the least and greatest value that its kind can take."""
+
+
+def _check_values(table: pa.Table) -> None:
+    """Raise `ValueError` where a point has a value that no map of ours holds."""
+    for name, least, most in _VALID:
+        column = table.column(name)
+        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            raise ValueError(f"embeddings.parquet: {name} is a column of {column.type}")
+        values = column.to_numpy()
+        # Null becomes NaN, which compares false with everything.
+        bad = np.flatnonzero(~((values >= least) & (values <= most)))
+        if bad.size:
+            raise ValueError(f"embeddings.parquet: point {bad[0]} has {name} {values[bad[0]]}: {least:g} to {most:g}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
     """What of a map is looked at. None: no bound. A box holds its lower edges and not its upper ones."""
@@ -80,6 +100,7 @@ class PointMap:
     def load(cls, path: Path, *, run_id: str) -> PointMap:
         """The map in a bundle's directory; raises `KeyError`, `ValueError`, `OSError` or an Arrow error."""
         table = pq.read_table(path / "embeddings.parquet", read_dictionary=["request_id", "token_text"])
+        _check_values(table)
         return cls(mapped(_ranked(table.combine_chunks(), model_by_request=_models(path))), run_id=run_id)
 
     def without_texts(self) -> PointMap:

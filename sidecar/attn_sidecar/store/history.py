@@ -12,6 +12,7 @@ import numpy.typing as npt
 from attn_core.fingerprint import DIM
 from attn_core.store import HOUR_US
 from attn_core.zones import ZONES
+from attn_sidecar.admission import LATEST_INSTANT_US
 from attn_sidecar.store.reader import QUERY_S, Reader
 from attn_sidecar.store.records import TEXTS_DECODER, Token, read_json
 
@@ -36,9 +37,13 @@ class HourCount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def captured_range(reader: Reader) -> tuple[int, int] | None:
-    """The first and the last instant of capture in the store, None where it is empty."""
-    sql = "SELECT (SELECT min(captured_at_us) FROM tokens), (SELECT max(captured_at_us) FROM tokens)"
-    first, last = reader.rows(sql)[0]
+    """The first and the last instant of capture in the store, None where it is empty.
+
+    What lies outside all instants was written by a foreign hand, and is in no hour.
+    """
+    bound = "FROM tokens WHERE captured_at_us >= 0 AND captured_at_us <= ?1"
+    sql = f"SELECT (SELECT min(captured_at_us) {bound}), (SELECT max(captured_at_us) {bound})"
+    first, last = reader.rows(sql, LATEST_INSTANT_US)[0]
     return None if first is None else (int(str(first)), int(str(last)))
 
 

@@ -57,7 +57,6 @@ export function MapCanvas({ points, clusters, visible, colourBy, scheme, camera,
       setNumDrawn(0);
       again = setTimeout(replace, CONTEXT_RETRY_MS);
     };
-    element.addEventListener("webglcontextlost", onLost);
     const made = new MapPlot(element, {
       onHover: setHovered,
       onOpen: (index) => {
@@ -70,13 +69,15 @@ export function MapCanvas({ points, clusters, visible, colourBy, scheme, camera,
         timer = setTimeout(() => latest.current.onCamera(moved), CAMERA_REST_MS);
       },
     });
+    const held = made.contextCanvas();
+    held.addEventListener("webglcontextlost", onLost);
     made.setCamera(latest.current.camera ?? made.home());
     setPlot(made);
     setIsLost(false);
     return () => {
       clearTimeout(timer);
       clearTimeout(again);
-      element.removeEventListener("webglcontextlost", onLost);
+      held.removeEventListener("webglcontextlost", onLost);
       setPlot(null);
       made.destroy();
     };

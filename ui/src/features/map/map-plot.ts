@@ -71,6 +71,11 @@ export class MapPlot {
     this.#plot.subscribe("view", () => events.onCamera(this.camera()));
   }
 
+  /** The canvas that holds the WebGL context: the plot draws there, and copies what it drew to the one on the page. */
+  contextCanvas(): HTMLCanvasElement {
+    return this.#plot.get("renderer").canvas;
+  }
+
   camera(): Camera {
     const [x, y] = this.#plot.get("cameraTarget") as [number, number];
     return { x, y, distance: Number(this.#plot.get("cameraDistance")) };
