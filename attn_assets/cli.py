@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -126,7 +127,7 @@ def _discover(args: argparse.Namespace) -> int:
     progress = LiveProgress(state.run_id, listener=socket.tell if socket else None)
     print(f"run {state.run_id}", flush=True)
     try:
-        _record(args.db, state, "running")
+        _try_record(args.db, state, "running")
         return _run_until_stopped(args, state, checkpoint, progress)
     except MemoryExceeded as error:
         # Its thread still works, and goes on taking memory: only leaving ends that.
@@ -148,7 +149,7 @@ def _discover(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> tuple[RunState, Checkpoint | None, bool]:
     from attn_assets.checkpoint import Checkpoint
-    from attn_assets.defs.in_process import Request, begin
+    from attn_assets.defs.in_process import Request, begin, discard
     from attn_assets.memory import fit_sizes
 
     if args.resume is not None:
@@ -166,10 +167,14 @@ def _prepare(args: argparse.Namespace) -> tuple[RunState, Checkpoint | None, boo
     state, num_rows = begin(args.db, args.output, Request(**chosen))
     print(f"{num_rows:,} fingerprints in the last {state.hours:g} hours", file=sys.stderr)
     if args.max_memory_gb is not None:
-        sizes = fit_sizes(
-            num_rows=num_rows, umap_sample_size=state.umap_sample_size, batch_size=state.batch_size,
-            max_memory_gb=args.max_memory_gb, sample_is_fixed=args.umap_sample_size is not None,
-        )  # fmt: skip
+        try:
+            sizes = fit_sizes(
+                num_rows=num_rows, umap_sample_size=state.umap_sample_size, batch_size=state.batch_size,
+                max_memory_gb=args.max_memory_gb, sample_is_fixed=args.umap_sample_size is not None,
+            )  # fmt: skip
+        except SettingsError:
+            discard(args.output, state.run_id)
+            raise
         state = replace(
             state, umap_sample_size=sizes.umap_sample_size, batch_size=sizes.batch_size,
             max_memory_gb=args.max_memory_gb,
@@ -300,11 +305,11 @@ def _record(db: Path, state: RunState, status: str, *, error: str | None = None)
 
 
 def _try_record(db: Path, state: RunState, status: str, *, error: str | None = None) -> None:
-    """For a run that is ending anyway: a database that cannot be written is said, and changes nothing else."""
+    """Where the run does not depend on it: a database that cannot be written is said, and changes nothing else."""
     try:
         _record(db, state, status, error=error)
-    except StoreError as refusal:
-        print(f"the database does not know that the run {status}: {refusal}", file=sys.stderr, flush=True)
+    except (StoreError, sqlite3.Error) as refusal:
+        print(f"the database does not know that the run is {status}: {refusal}", file=sys.stderr, flush=True)
 
 
 def _refuse_on_resume(args: argparse.Namespace) -> None:

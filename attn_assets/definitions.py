@@ -10,6 +10,7 @@ from attn_assets.defs.assets import build_assets
 from attn_assets.defs.automation import build_early_sensor, build_job, build_schedule, build_sensor
 from attn_assets.defs.calibration import zone_calibration
 from attn_assets.defs.io_manager import ParquetFolders
+from attn_assets.defs.lost_runs import build_lost_runs_sensor
 from attn_assets.defs.outcomes import build_failure_sensor, build_published_sensor
 from attn_assets.defs.partitions import us_from_key
 from attn_assets.defs.resources import FingerprintStore, Keepers, Plan, Progress
@@ -41,6 +42,7 @@ def build_resources(settings: Settings) -> dict[str, object]:
             keep_lake_hours=settings.keep_lake_hours,
             max_lake_bytes=settings.max_lake_bytes,
             keep_runs=settings.keep_runs,
+            keep_records_hours=settings.keep_records_hours,
         ),
         "sidecar": SidecarDoor(url=settings.sidecar_url, token=settings.sidecar_token),
         "progress": Progress(),
@@ -55,6 +57,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         min_new_rows=settings.min_new_rows,
         debounce_s=settings.debounce_s,
         first_hour_us=us_from_key(settings.first_hour),
+        window_hours=settings.window_hours,
     )
     return dg.Definitions(
         assets=[
@@ -69,6 +72,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             build_early_sensor(job, first_hour=settings.first_hour),
             build_failure_sensor(job),
             build_published_sensor(job),
+            build_lost_runs_sensor(),
             build_upkeep_sensor(),
         ],
         resources=build_resources(settings),

@@ -1,10 +1,14 @@
-"""An hour's rows, put together from what the database holds now and what the lake held before."""
+"""An hour's rows, put together from what the database holds now and what the lake held before; hours that lack."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from attn_core.store import HOUR_US
 
 _KEY = ["request_id", "step"]
 
@@ -26,3 +30,9 @@ def with_expired_rows(rows: pa.Table, *, stored: pa.Table | None, oldest_id: int
         return rows, 0
     both = pa.concat_tables([kept.select(rows.column_names).cast(rows.schema), rows])
     return both.sort_by([("captured_at_us", "ascending"), ("id", "ascending")]), kept.num_rows
+
+
+def missing_hours(rows: pa.Table, *, captured_hours_us: Sequence[int]) -> list[int]:
+    """Those of the database's hours (starts, UTC microseconds) of which `rows` has none: absent is not empty."""
+    present = np.unique(rows.column("captured_at_us").to_numpy() // HOUR_US * HOUR_US)
+    return sorted(set(captured_hours_us) - set(present.tolist()))

@@ -7,6 +7,7 @@ folder counts once ``_tables.json`` names its files; where several belong togeth
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,14 @@ class Stored:
     asset: str
     hour: str
     num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How far an hour of rows reaches."""
+
+    num_rows: int
+    max_id: int
 
 
 class Lake:
@@ -65,9 +74,30 @@ class Lake:
         return tables
 
     def rows(self, asset: str, hours: Sequence[str]) -> pa.Table | None:
-        """The rows of an asset of one table over these hours; None where none of them is there."""
-        tables = [found[ONLY] for hour in hours if (found := self.read(asset, hour)) is not None]
+        """The rows of an asset of one table over these hours; None where none of them is there and whole."""
+        tables = []
+        for hour in hours:
+            try:
+                found = self.read(asset, hour)
+            except (OSError, pa.ArrowException):
+                continue
+            if found is not None and ONLY in found:
+                tables.append(found[ONLY])
         return pa.concat_tables(tables) if tables else None
+
+    def unreadable(self, asset: str, hours: Sequence[str]) -> list[str]:
+        """Those of the hours that are there and cannot be read."""
+        return [hour for hour in hours if self.holds(asset, hour) and self.extent(asset, hour) is None]
+
+    def extent(self, asset: str, hour: str) -> Extent | None:
+        """Rows of that hour and their highest `id`, from the file's footer; None where it is absent or unreadable."""
+        if not self.holds(asset, hour):
+            return None
+        try:
+            with self._fs.open(f"{self.folder(asset, hour)}/{ONLY}.parquet", "rb") as file:
+                return _extent_of(pq.ParquetFile(file))
+        except (OSError, pa.ArrowException):
+            return None
 
     def write(self, asset: str, hour: str, tables: Mapping[str, pa.Table]) -> None:
         """Store the tables of an hour in place of what is there."""
@@ -102,10 +132,14 @@ class Lake:
         )
 
     def drop(self, asset: str, hour: str) -> None:
-        """Remove that hour of the asset."""
+        """Remove that hour of the asset, or what a writer that died left of it: at no moment is half of it there."""
         folder = self.folder(asset, hour)
-        if not self._is_local:
-            # The marker first: an hour that is half removed is not there.
+        if self._is_local:
+            old = Path(folder).with_name(f".{Path(folder).name}-{secrets.token_hex(4)}-old")
+            Path(folder).rename(old)
+            shutil.rmtree(old)
+            return
+        if self._fs.exists(f"{folder}/{MARKER}"):
             self._fs.rm_file(f"{folder}/{MARKER}")
         self._fs.rm(folder, recursive=True)
 
@@ -114,6 +148,16 @@ class Lake:
             return []
         names: list[str] = json.loads(self._fs.cat_file(f"{folder}/{MARKER}"))
         return names
+
+
+def _extent_of(file: pq.ParquetFile) -> Extent:
+    column = file.schema_arrow.get_field_index("id")
+    max_id = 0
+    for group in range(file.metadata.num_row_groups):
+        statistics = file.metadata.row_group(group).column(column).statistics
+        if statistics is not None and statistics.has_min_max:
+            max_id = max(max_id, int(statistics.max))
+    return Extent(num_rows=file.metadata.num_rows, max_id=max_id)
 
 
 def hour_from_folder(name: str) -> str:
@@ -128,12 +172,14 @@ def write_tables(folder: Path, tables: Mapping[str, pa.Table]) -> None:
         # In one step: between two renames of folders a crash would leave neither, and an hour's rows may lie only here.
         part = folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
         pq.write_table(tables[ONLY], part, compression="zstd")
+        _sync(part)
         part.replace(folder / f"{ONLY}.parquet")
         return
     staging = folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
     staging.mkdir()
     for name, table in tables.items():
         pq.write_table(table, staging / f"{name}.parquet", compression="zstd")
+        _sync(staging / f"{name}.parquet")
     if folder.exists():
         old = staging.with_name(f"{staging.name}-old")
         folder.rename(old)
@@ -141,6 +187,12 @@ def write_tables(folder: Path, tables: Mapping[str, pa.Table]) -> None:
         shutil.rmtree(old)
     else:
         staging.rename(folder)
+
+
+def _sync(path: Path) -> None:
+    # Else a power cut may leave the new name with half of its bytes.
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def read_tables(folder: Path) -> Tables:

@@ -14,24 +14,26 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from attn_assets.discovery import serving
 from attn_assets.discovery.tables import bundle_tables, facts_of, labels_of
 from attn_assets.discovery.window import Window, window_from_table
+from attn_assets.recording import PATIENCE_S, RunRecord, record_remembered, remember
 from attn_assets.remembered import write_remembered
 from attn_core import run_failure
 from attn_core.baseline import FILE_NAME as BASELINE
-from attn_core.bundle import LATEST, latest_run_id, open_bundle, point_latest, publish, run_id_from_time
-from attn_core.classify import cluster_label
+from attn_core.bundle import LATEST, latest_run_id, open_bundle, point_latest, publish, run_id_from_time, sole_publisher
 from attn_core.errors import BundleError
-from attn_core.fingerprint import DIM
-from attn_core.store import open_writer, record_clusters, record_run
+from attn_core.store import open_writer, record_run
 from attn_core.zones import FILE_NAME as FORMULAS
 from attn_core.zones import ZoneFormulas
 
 MIN_JUDGED_ROWS = 100
 """With fewer held-out rows their agreement is chance: reported, but nothing is refused for it."""
+SCRATCH = ".working-"
+"""What a run's temporary folders begin with; its id and a dot follow."""
 LIBRARIES = ("umap-learn", "hdbscan", "numpy", "scipy", "pyarrow", "dagster")
 Tables = Mapping[str, pa.Table]
 
@@ -148,6 +150,10 @@ class Outcome:
     metrics: Mapping[str, float | int] = field(default_factory=dict)
     checks: tuple[Any, ...] = ()
     """The verdicts of `agrees` and `verifies`, in this order; none where nothing was to be published."""
+    is_recorded: bool = True
+    """Whether the database knows of it; else it will, later."""
+    is_overtaken: bool = False
+    """Another run was published after this one had looked at `latest`: to be made again from its clusters on."""
 
 
 def publish_checked(
@@ -163,16 +169,23 @@ def publish_checked(
 ) -> Outcome:
     """Fit, write the bundle, look at it as a reader does, and only then make it `latest` and tell the database.
 
+    One publisher at a time, and none that did not follow on `latest`: two must not give the same new cluster id.
     What `agrees` (of the figures) or `verifies` (of the run written) refuses is removed: `latest` stays as it was.
     """
+    overtaken = why_overtaken(assets, discovery_dir=discovery_dir, run_id=run.run_id)
+    if overtaken is not None:
+        return Outcome(note=f"not published: {overtaken}", is_overtaken=True)
     fitted = fit_classifier(assets, seed=seed)
     metrics = metrics_of(assets, fitted.served)
     agreed = agrees(metrics)
     if not agreed.passed:
         note = "not published: the served classifier does not agree with the clusters"
         return Outcome(note=note, metrics=metrics, checks=(agreed, verifies(None)))
-    with publishing():
+    with sole_publisher(discovery_dir), publishing():
         run_id = run.run_id or free_run_id(discovery_dir, run.started_at_us)
+        overtaken = why_overtaken(assets, discovery_dir=discovery_dir, run_id=run_id)
+        if overtaken is not None:
+            return Outcome(note=f"not published: {overtaken}", metrics=metrics, is_overtaken=True)
         target = discovery_dir / run_id
         if target.exists() and latest_run_id(discovery_dir) != run_id and not verifies(run_id).passed:
             shutil.rmtree(target)
@@ -183,16 +196,37 @@ def publish_checked(
                 shutil.rmtree(target)
             note = f"not published: {run_id} is not what was written"
             return Outcome(note=note, metrics=metrics, checks=(agreed, verified))
+        remember(discovery_dir, record)
         point_latest(discovery_dir, run_id=run_id)
-        record(db)
         run_failure.forget(discovery_dir)
-    return Outcome(note=f"published as {run_id}", run_id=run_id, metrics=metrics, checks=(agreed, verified))
+    # Others may publish meanwhile: the run is served, whatever becomes of its row.
+    refusal = record_remembered(discovery_dir, db, patience_s=PATIENCE_S)
+    note = f"published as {run_id}"
+    if refusal:
+        note += f"; the database does not know of it yet, a later run or `retention` writes it: {refusal}"
+    return Outcome(note=note, run_id=run_id, metrics=metrics, checks=(agreed, verified), is_recorded=not refusal)
 
 
-def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Path) -> Callable[[Path], None]:
+def why_overtaken(assets: Assets, *, discovery_dir: Path, run_id: str | None) -> str | None:
+    """Why these clusters may not follow on `latest`, or None: new ids are given from the run that was looked at."""
+    planned = facts_of(assets.clusters["points"])["previous_run_id"]
+    try:
+        latest = open_bundle(discovery_dir / LATEST).run_id
+    except BundleError:
+        # What cannot be read gives no ids; it could not be planned from either.
+        latest = None
+    if latest is None or latest in (planned, run_id):
+        return None
+    return (
+        f"its clusters follow on {planned or 'no run'}, and {latest} was published since, which may have given the "
+        "same ids: materialise hdbscan_clusters and what follows again"
+    )
+
+
+def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Path) -> RunRecord:
     """Write the bundle of `run.run_id` where it is not there yet; `latest` is left alone.
 
-    Returns what records run, clusters and zone labels in a database.
+    Returns what a database keeps of the run.
     """
     assert run.run_id is not None
     run_id, started_at_us = run.run_id, run.started_at_us
@@ -211,6 +245,8 @@ def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Pat
     }
     manifest = {
         **{name: value for name, value in row.items() if name not in ("run_id", "started_at_us")},
+        "missing_hours": facts.get("missing_hours", []),
+        "max_fingerprint_id": pc.max(assets.located.column("id")).as_py() or 0,
         "models": sorted({m for m in assets.located.column("model_id").unique().to_pylist() if m is not None}),
         "versions": {name: version(name) for name in LIBRARIES},
         "reliability": formulas.default.provenance.get("confidence", {}).get("reliability", []),
@@ -243,47 +279,32 @@ def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Pat
     if not (discovery_dir / run_id).exists():
         publish(discovery_dir, run_id=run_id, manifest=manifest, write=write, latest=False)
 
-    def record(db: Path) -> None:
-        _record(db, {**row, "status": "published", "ended_at_us": time.time_ns() // 1000}, tables, assets.zones)
-
-    return record
+    labels = [
+        (one["cluster_id"], one["zone"], one["score"], one["margin"], one["evidence"])
+        for one in assets.zones["zone_labels"].to_pylist()
+    ]
+    return RunRecord(run={**row, "status": "published", "ended_at_us": time.time_ns() // 1000}, zone_labels=labels)
 
 
 def free_run_id(discovery_dir: Path, started_at_us: int) -> str:
-    """A run id for this instant that no published run has."""
+    """A run id for this instant that no run has, published or reserved."""
     plain = run_id_from_time(datetime.fromtimestamp(started_at_us / 1e6, UTC))
     taken, number = plain, 1
-    while (discovery_dir / taken).exists():
+    while (discovery_dir / taken).exists() or any(discovery_dir.glob(f"{SCRATCH}{taken}.*")):
         number += 1
         taken = f"{plain}-{number}"
     return taken
+
+
+def reserve_run_id(discovery_dir: Path, started_at_us: int) -> str:
+    """A free run id that nobody else is given, as long as its temporary folder is there."""
+    with sole_publisher(discovery_dir):
+        run_id = free_run_id(discovery_dir, started_at_us)
+        (discovery_dir / f"{SCRATCH}{run_id}.reserved").mkdir()
+    return run_id
 
 
 def record_outcome(db: Path, *, run: Mapping[str, Any]) -> None:
     """Write a row of `discovery_runs` for a run that has published nothing (yet): running, failed or interrupted."""
     with closing(open_writer(db)) as connection:
         record_run(connection, run)
-
-
-def _record(db: Path, run: Mapping[str, Any], tables: Tables, zones: Tables) -> None:
-    clusters = tables["clusters"]
-    centroids = np.ascontiguousarray(
-        clusters.column("centroid").combine_chunks().flatten().to_numpy(zero_copy_only=False), dtype="<f4"
-    ).reshape(clusters.num_rows, DIM)
-    ids, sizes, zone_names = (clusters.column(name).to_pylist() for name in ("cluster_id", "size", "zone"))
-    with closing(open_writer(db)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        record_run(connection, run)
-        record_clusters(
-            connection,
-            run["run_id"],
-            clusters=[
-                (i, cluster_label(i), size, zone, centroids[row].tobytes())
-                for row, (i, size, zone) in enumerate(zip(ids, sizes, zone_names, strict=True))
-            ],
-            zone_labels=[
-                (one["cluster_id"], one["zone"], one["score"], one["margin"], one["evidence"])
-                for one in zones["zone_labels"].to_pylist()
-            ],
-        )
-        connection.execute("COMMIT")

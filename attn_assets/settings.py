@@ -19,6 +19,7 @@
 | ATTN_KEEP_LAKE_HOURS   | hours older than this leave the lake; 0: none                      | 0                      |
 | ATTN_MAX_LAKE_BYTES    | above this the oldest hours leave the lake; 0: none                | 0                      |
 | ATTN_KEEP_RUNS         | published runs that stay; 0: all                                   | 0                      |
+| ATTN_KEEP_RECORDS_HOURS | runs that ended before that leave Dagster's records; 0: none      | 336                    |
 | ATTN_SIDECAR_URL       | told of each published run, as http://127.0.0.1:9009               |                        |
 | ATTN_SIDECAR_TOKEN     | its token, where it asks for one                                   |                        |
 | ATTN_FIRST_HOUR        | first hourly partition, UTC                                        | 2026-01-01-00:00       |
@@ -57,6 +58,7 @@ class Settings:
     keep_lake_hours: int = 0
     max_lake_bytes: int = 0
     keep_runs: int = 0
+    keep_records_hours: int = 336
     sidecar_url: str = ""
     sidecar_token: str = field(default="", repr=False)
     first_hour: str = "2026-01-01-00:00"
@@ -74,6 +76,7 @@ class Settings:
             ("keep_lake_hours", 0),
             ("max_lake_bytes", 0),
             ("keep_runs", 0),
+            ("keep_records_hours", 0),
         ):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} is {getattr(self, name)}: it must be at least {least}")

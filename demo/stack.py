@@ -13,15 +13,6 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL_DIR = ROOT / "data" / "models" / "SmolLM2-135M-Instruct"
 HOST = "127.0.0.1"
 
-_DAGSTER_YAML = """\
-# Written by the demo. One run at a time: the machine may be small.
-concurrency:
-  runs:
-    max_concurrent_runs: 1
-telemetry:
-  enabled: false
-"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
@@ -95,11 +86,16 @@ def start_sidecar(stack: Stack, *, ports: Ports, places: Places, arguments: tupl
     return stack.start("sidecar", command, env={}, cwd=ROOT)
 
 
+def dagster_yaml(home: Path) -> str:
+    """The project's `dagster.yaml`, with its state under `home`."""
+    return (ROOT / "dagster.yaml").read_text(encoding="utf-8").replace("data/dagster", str(home))
+
+
 def start_dagster(stack: Stack, *, ports: Ports, places: Places) -> Program:
     """Start `dagster dev` on the project's workspace, its own state under the data folder."""
     home = places.data / "dagster_home"
     home.mkdir(parents=True, exist_ok=True)
-    (home / "dagster.yaml").write_text(_DAGSTER_YAML, encoding="utf-8")
+    (home / "dagster.yaml").write_text(dagster_yaml(home), encoding="utf-8")
     environment = {
         "DAGSTER_HOME": str(home),
         "ATTN_DB": str(places.database),

@@ -12,12 +12,12 @@ import dagster as dg
 import pyarrow as pa
 
 from attn_assets.defs import checks
-from attn_assets.defs.partitions import hourly, last_hours
+from attn_assets.defs.partitions import hourly, key_from_us, last_hours
 from attn_assets.defs.previews import cluster_preview, reliability_preview, row_preview, zone_plots
 from attn_assets.defs.resources import FingerprintStore, Keepers, Plan, Progress
-from attn_assets.discovery.tables import facts_of
+from attn_assets.discovery.tables import facts_of, with_facts
 from attn_assets.discovery.window import rows_between
-from attn_assets.hours import with_expired_rows
+from attn_assets.hours import missing_hours, with_expired_rows
 from attn_assets.lake import Lake
 from attn_assets.measure import Cost
 from attn_assets.publishing import Assets, Outcome, Run, formulas_of, publish_checked, why_not
@@ -38,7 +38,7 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
             "partitions_def": hourly(first_hour),
             "group_name": "discovery",
             "kinds": {kind, "parquet"},
-            "check_specs": checks.blocking(asset),
+            "check_specs": checks.specs(asset),
             "dagster_type": tables,
             "freshness_policy": FRESH,
         }
@@ -54,7 +54,8 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
         window = context.partition_time_window
         with Cost() as cost, progress.stage("fingerprints"):
             span = store.span(start_us=_us(window.start), end_us=_us(window.end))
-            stored = lake.rows("fingerprints", list(context.partition_keys))
+            keys = list(context.partition_keys)
+            stored, unreadable = lake.rows("fingerprints", keys), lake.unreadable("fingerprints", keys)
             rows, num_kept = with_expired_rows(span.rows, stored=stored, oldest_id=span.oldest_id)
         outcomes = (
             checks.schema_holds(rows),
@@ -62,7 +63,11 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
             checks.rows_match_database(rows, num_counted=span.num_counted, num_kept=num_kept),
         )
         note = "" if rows.num_rows else "no fingerprints were captured in this hour"
-        return _result("fingerprints", rows, outcomes, cost, row_preview(rows, note))
+        shown = row_preview(rows, note)
+        if unreadable:
+            shown["unreadable_before"] = ", ".join(unreadable)
+            context.log.warning(f"could not be read, made again from the database: {', '.join(unreadable)}")
+        return _result("fingerprints", rows, outcomes, cost, shown)
 
     @dg.asset(  # type: ignore[untyped-decorator]
         **made_by("umap", asset="umap_embedding"),
@@ -71,6 +76,7 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
     def umap_embedding(
         context: dg.AssetExecutionContext,
         plan: Plan,
+        store: FingerprintStore,
         progress: dg.ResourceParam[Progress],
         keepers: dg.ResourceParam[Keepers],
         fingerprints: pa.Table,
@@ -78,6 +84,8 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
         """The window's rows with their place on the map: UMAP on a sample, the rest placed against it."""
         start_us, end_us = plan.window_us(_us(context.partition_time_window.end))
         rows = rows_between(fingerprints, start_us=start_us, end_us=end_us, max_id=plan.max_fingerprint_id)
+        captured = store.hours(start_us=start_us, end_us=end_us, max_id=plan.max_fingerprint_id)
+        missing = [key_from_us(hour_us) for hour_us in missing_hours(rows, captured_hours_us=captured)]
         with Cost() as cost, progress.stage("umap_embedding"):
             located = locate(
                 rows,
@@ -89,10 +97,15 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
                 report=lambda done, total: progress.report("umap_embedding", done, total),
                 previous_bundle=plan.previous(),
             )
+        located = with_facts(located, {**facts_of(located), "missing_hours": missing})
         note = "" if rows.num_rows else f"no fingerprints in the {plan.window_hours} hours up to here: an empty map"
         frame = facts_of(located)["frame"] or {"event": "no map"}
         shown = {**facts_of(located)["metrics"], "frame": frame["event"], **row_preview(located, note)}
-        outcomes = (checks.embedding_is_complete(located), checks.map_is_trustworthy(located))
+        outcomes = (
+            checks.embedding_is_complete(located),
+            checks.map_is_trustworthy(located),
+            checks.window_has_its_hours(missing),
+        )
         return _result("umap_embedding", located, outcomes, cost, shown)
 
     @dg.asset(**made_by("hdbscan", asset="hdbscan_clusters"))  # type: ignore[untyped-decorator]
@@ -154,8 +167,11 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
                     verifies=partial(checks.bundle_is_sound, discovery_dir=plan.output),
                     publishing=progress.publishing,
                 )
+        if outcome.is_overtaken:
+            raise dg.Failure(outcome.note)
         context.log.info(outcome.note)
         shown: dict[str, Any] = {**outcome.metrics, "published": outcome.run_id is not None, "note": outcome.note}
+        shown["recorded"] = outcome.is_recorded
         if outcome.metrics:
             shown["preview"] = cluster_preview(zone_labels, hdbscan_clusters)
         told = pa.table({name: pa.array([getattr(outcome, name)], pa.string()) for name in ("run_id", "note")})

@@ -1,6 +1,6 @@
-"""What must hold of each asset before the next is made: every check blocks."""
+"""What must hold of each asset before the next is made: every check blocks but those of `WARNINGS`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -48,6 +48,12 @@ CHECKS = {
 }
 """Asset to the names and meanings of its checks."""
 Tables = dict[str, pa.Table]
+WARNINGS = {
+    "umap_embedding": {
+        "window_has_its_hours": "The lake holds each hour of the window that the database has rows of; else a warning."
+    },
+}
+"""The same of checks that block nothing: the map is made, and says what it lacks."""
 Result = dg.AssetCheckResult
 
 
@@ -104,6 +110,15 @@ def map_is_trustworthy(located: pa.Table) -> Result:
         metadata["trustworthiness"] = trust
     judged = trust is not None and located.num_rows >= MIN_MAP_ROWS
     return Result(passed=not judged or trust >= MIN_TRUSTWORTHINESS, metadata=metadata)
+
+
+def window_has_its_hours(missing: Sequence[str]) -> Result:
+    """No hour of the window is `missing` from the lake."""
+    shown: dict[str, int | str] = {"num_missing": len(missing)}
+    if missing:
+        shown["missing_hours"] = ", ".join(missing)
+        shown["note"] = "the database has rows of these hours, the map has none: materialise fingerprints of them"
+    return Result(passed=not missing, severity=dg.AssetCheckSeverity.WARN, metadata=shown)
 
 
 def clusters_cover_rows(tables: Tables, located: pa.Table) -> Result:
@@ -174,11 +189,12 @@ def bundle_is_sound(run_id: str | None, *, discovery_dir: Path) -> Result:
     return Result(passed=True, metadata={"run_id": run_id, "num_files": len(bundle.manifest["files"])})
 
 
-def blocking(asset: str) -> list[dg.AssetCheckSpec]:
-    """The blocking checks of an asset; their results come with the asset's own, so nothing is read twice."""
+def specs(asset: str) -> list[dg.AssetCheckSpec]:
+    """The checks of an asset; their results come with the asset's own, so nothing is read twice."""
     return [
-        dg.AssetCheckSpec(name, asset=asset, blocking=True, description=description)
-        for name, description in CHECKS[asset].items()
+        dg.AssetCheckSpec(name, asset=asset, blocking=blocks, description=description)
+        for checks, blocks in ((CHECKS[asset], True), (WARNINGS.get(asset, {}), False))
+        for name, description in checks.items()
     ]
 
 
@@ -186,5 +202,5 @@ def results(asset: str, *outcomes: Result) -> list[Result]:
     """The outcomes under the names of the asset's checks, in their order."""
     return [
         outcome._replace(check_name=name, asset_key=dg.AssetKey(asset))
-        for name, outcome in zip(CHECKS[asset], outcomes, strict=True)
+        for name, outcome in zip([*CHECKS[asset], *WARNINGS.get(asset, ())], outcomes, strict=True)
     ]

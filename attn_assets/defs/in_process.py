@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
@@ -20,14 +21,17 @@ from attn_assets.defs.outcomes import why_failed
 from attn_assets.defs.partitions import key_from_us
 from attn_assets.defs.resources import FingerprintStore, Keepers, Plan, Progress
 from attn_assets.lake import ONLY, Lake
-from attn_assets.publishing import free_run_id
+from attn_assets.publishing import SCRATCH, reserve_run_id
 from attn_assets.settings import Settings
 from attn_core.bundle import latest_run_id
 from attn_core.errors import AttnError, StoreError
 from attn_core.store import HOUR_US, open_reader
 
-SCRATCH = ".working-"
 STAGES = ("umap_embedding", "hdbscan_clusters", "zone_labels", "classifier_bundle")
+
+
+MAX_OVERTAKEN = 5
+"""How often a run whose clusters were overtaken by another one's is made again from them on."""
 
 
 class NoFingerprints(StoreError):
@@ -72,7 +76,7 @@ def begin(db: Path, output: Path, request: Request) -> tuple[RunState, int]:
             "look further back with --hours"
         )
     state = RunState(
-        run_id=free_run_id(output, now_us),
+        run_id=reserve_run_id(output, now_us),
         window_start_us=start_us,
         window_end_us=now_us,
         max_fingerprint_id=newest_id,
@@ -92,22 +96,22 @@ def run(
     Raises `DiscoveryFailed`.
     """
     output.mkdir(parents=True, exist_ok=True)
-    if checkpoint is not None:
-        return _materialise(
-            state, db=db, output=output, progress=progress, folder=checkpoint.assets,
-            keepers=FolderKeepers(checkpoint.folder),
-        )  # fmt: skip
-    scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{state.run_id}-", dir=output))
     try:
+        if checkpoint is not None:
+            return _materialise(
+                state, db=db, output=output, progress=progress, folder=checkpoint.assets,
+                keepers=FolderKeepers(checkpoint.folder),
+            )  # fmt: skip
+        scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{state.run_id}.", dir=output))
         return _materialise(state, db=db, output=output, progress=progress, folder=scratch, keepers=Keepers())
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        discard(output, state.run_id)
 
 
 def discard(output: Path, run_id: str) -> None:
     """Remove a run's temporary folder while its thread may still be writing there."""
     for _ in range(100):
-        left = list(output.glob(f"{SCRATCH}{run_id}-*"))
+        left = list(output.glob(f"{SCRATCH}{run_id}.*"))
         if not left:
             return
         for scratch in left:
@@ -136,7 +140,7 @@ def _materialise(
         max_fingerprint_id=state.max_fingerprint_id,
         previous_run_id=state.previous_run_id,
     )
-    resources = {
+    resources: dict[str, object] = {
         "io_manager": ParquetFolders(base_dir=str(folder)),
         "lake": lake,
         "store": FingerprintStore(db=str(db)),
@@ -154,10 +158,24 @@ def _materialise(
         left = list(STAGES)
         while left and left[0] != "classifier_bundle" and _finished(left[0], lake, hour):
             left.pop(0)
-        result = _run(assets, left, instance=instance, resources=resources, partition_key=hour)
+        tries_left = MAX_OVERTAKEN
+        while True:
+            try:
+                result = _run(assets, left, instance=instance, resources=resources, partition_key=hour)
+                break
+            except DiscoveryFailed as failure:
+                latest = latest_run_id(output) or ""
+                if failure.stage != "classifier_bundle" or latest == plan.previous_run_id or not tries_left:
+                    raise
+                # Another run was published since: the map stays, the clusters follow on that run.
+                tries_left -= 1
+                plan = Plan(**{**plan.model_dump(), "previous_run_id": latest})
+                resources, left = {**resources, "plan": plan}, list(STAGES[1:])
     published = result.asset_materializations_for_node("classifier_bundle")[0].metadata
     if not published["published"].value:
         raise DiscoveryFailed(str(published["note"].value))
+    if not published["recorded"].value:
+        logging.getLogger(__name__).warning(published["note"].value)
     return {name: one.value for name, one in published.items() if isinstance(one.value, int | float)}
 
 

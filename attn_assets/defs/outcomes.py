@@ -28,7 +28,7 @@ def why_failed(events: Iterable[dg.DagsterEvent]) -> tuple[str, str]:
     for event in events:
         if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
-            if not check.passed:
+            if not check.passed and check.severity is not dg.AssetCheckSeverity.WARN:
                 found = ", ".join(f"{name} {value.value}" for name, value in check.metadata.items())
                 asset = check.asset_key.to_user_string()
                 broken.append((asset, f"check {check.check_name} of {asset} failed: {found}"))

@@ -57,6 +57,16 @@ class FingerprintStore(dg.ConfigurableResource):  # type: ignore[type-arg]
             sql = "SELECT count(*) FROM fingerprints WHERE captured_at_us >= ? AND captured_at_us < ?"
             return int(connection.execute(sql, (start_us, end_us)).fetchone()[0])
 
+    def hours(self, *, start_us: int, end_us: int, max_id: int | None = None) -> list[int]:
+        """Starts of the hours in which fingerprints with an id of at most `max_id` were captured."""
+        with closing(open_reader(self.path)) as connection:
+            sql = (
+                "SELECT DISTINCT captured_at_us / ? * ? FROM tokens "
+                "WHERE captured_at_us >= ? AND captured_at_us < ? AND (? IS NULL OR id <= ?) ORDER BY 1"
+            )
+            found = connection.execute(sql, (HOUR_US, HOUR_US, start_us, end_us, max_id, max_id))
+            return [int(hour_us) for (hour_us,) in found]
+
     def newest_us(self) -> int | None:
         """When the fingerprint that arrived last was captured, None in an empty store."""
         with closing(open_reader(self.path)) as connection:

@@ -92,7 +92,7 @@ def test_the_guides_command_publishes_and_sums_up(command, db, tmp_path):
         assert re.search(rf"^{stage} +done in", done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [run_id, "latest"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".publish.lock", run_id, "latest"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_ctrl_c_without_a_checkpoint_leaves_nothing_behind(db, tmp_path):
     stopped = discover_until(".working-*/fingerprints/*", signal.SIGINT, "--db", db, "--output", out)
     assert stopped.returncode == 130
     assert "nothing was published" in stopped.stderr
-    assert list(out.iterdir()) == []
+    assert [path.name for path in out.iterdir()] == [".publish.lock"]
 
 
 def test_ctrl_c_in_the_middle_of_publishing_lets_it_be_whole_and_says_so(command, db, tmp_path):

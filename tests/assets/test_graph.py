@@ -24,7 +24,7 @@ from attn_core.errors import BundleError
 from attn_core.store import HOUR_US
 from attn_core.zones import ZONES
 
-CHECKS = {name for names in checks.CHECKS.values() for name in names}
+CHECKS = {name for kind in (checks.CHECKS, checks.WARNINGS) for names in kind.values() for name in names}
 
 
 def sql(graph, statement: str) -> list[tuple]:

@@ -63,7 +63,7 @@ def tick(graph, cursor: str | None) -> dg.SensorResult:
     for request in looked.run_requests or []:
         done = job.execute_in_process(
             partition_key=request.partition_key, instance=graph.instance, run_config=QUIET,
-            asset_selection=request.asset_selection,
+            asset_selection=request.asset_selection, tags={"dagster/run_key": request.run_key},
         )  # fmt: skip
         assert done.success
     return looked
@@ -82,7 +82,7 @@ def rows_of(graph, hours_ago: int) -> int:
 def test_a_late_batch_rematerialises_its_hours_and_no_others(operated):
     for hours_ago in (6, 5, 4, 1):
         operated.fill(60, hours_ago=hours_ago, seed=hours_ago)
-    looked = tick(operated, None)
+    looked = tick(operated, tick(operated, None).cursor)
     before, served = made(operated), latest_run_id(operated.settings.discovery_dir)
     assert before["fingerprints"] == {operated.key(ago): 1 for ago in (6, 5, 4, 1)}
     late_rows(operated, 7, hours_ago=6, seed=91)

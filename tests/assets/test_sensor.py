@@ -2,129 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from conftest import QUIET
 from synthetic_fingerprints import draw, hour_start_us, store_rows
 
 from attn_assets.definitions import build_definitions
-from attn_assets.defs.checks import CHECKS
-from attn_assets.defs.partitions import key_from_us, us_from_key
-from attn_assets.defs.watch import Asked, Cursor, Rules, decide
+from attn_assets.defs import attempts, automation
+from attn_assets.defs.checks import CHECKS, WARNINGS
+from attn_assets.defs.cursor import Cursor
+from attn_assets.defs.partitions import key_from_us
 from attn_core import early_run
 from attn_core.baseline import Baseline
 from attn_core.bundle import latest_run_id, open_bundle
 from attn_core.early_run import EarlyRun
 from attn_core.store import HOUR_US
-
-NOON_US = us_from_key("2026-11-20-12:00")
-RULES = Rules(min_new_rows=50, debounce_s=300, first_hour_us=us_from_key("2026-01-01-00:00"))
-SECOND_US = 1_000_000
-
-
-def ask(*hours: tuple[int, int, int], cursor: Cursor | None = None, now_us: int = NOON_US + HOUR_US // 2):
-    return decide(hours, cursor=cursor or Cursor(), now_us=now_us, rules=RULES)
-
-
-def test_a_running_hour_waits_for_enough_rows():
-    few = ask((NOON_US, 49, 49))
-    assert few.requests == ()
-    assert "49 rows of the 50" in few.evidence
-    assert few.cursor == Cursor()
-    assert ask((NOON_US, 50, 50)).requests == ((NOON_US, 50, 50),)
-
-
-def test_an_hour_that_has_ended_needs_one_row():
-    late = ask((NOON_US - 5 * HOUR_US, 1, 77))
-    assert late.requests == ((NOON_US - 5 * HOUR_US, 1, 77),)
-    assert late.cursor.watermark_id == 77
-
-
-def test_a_busy_hour_is_not_asked_for_on_every_tick():
-    now = NOON_US + HOUR_US // 2
-    first = ask((NOON_US, 100, 100), now_us=now)
-    soon = ask((NOON_US, 80, 180), cursor=first.cursor, now_us=now + 30 * SECOND_US)
-    assert soon.requests == ()
-    assert "asked for 30 s ago" in soon.evidence
-    later = ask((NOON_US, 140, 240), cursor=soon.cursor, now_us=now + 301 * SECOND_US)
-    assert later.requests == ((NOON_US, 140, 240),)
-    assert later.cursor.watermark_id == 240
-
-
-def test_an_hour_that_waits_does_not_hold_up_another_nor_lose_rows():
-    now = NOON_US + HOUR_US // 2
-    both = ask((NOON_US - HOUR_US, 5, 5), (NOON_US, 10, 15), now_us=now)
-    assert both.requests == ((NOON_US - HOUR_US, 5, 5),)
-    assert both.cursor.watermark_id == 0, "rows of the waiting hour are still above the watermark"
-    again = ask((NOON_US - HOUR_US, 5, 5), (NOON_US, 10, 15), cursor=both.cursor, now_us=now + 30 * SECOND_US)
-    assert again.requests == (), "the hour that was asked for has nothing new"
-    grown = ask((NOON_US - HOUR_US, 5, 5), (NOON_US, 60, 65), cursor=again.cursor, now_us=now + 60 * SECOND_US)
-    assert grown.requests == ((NOON_US, 60, 65),)
-    assert grown.cursor.watermark_id == 65
-
-
-def test_rows_older_than_the_first_partition_are_passed_over():
-    old = ask((us_from_key("2025-12-31-23:00"), 500, 500))
-    assert old.requests == ()
-    assert old.cursor.watermark_id == 500
-
-
-HOURS = st.lists(st.integers(0, 3), max_size=60)
-
-
-@given(HOURS, st.lists(st.integers(0, 600), min_size=1, max_size=8))
-def test_every_row_is_asked_for_in_the_end_and_no_request_repeats(arrivals, waits):
-    """Rows arrive in hours 0..3, an id each; ticks come after these seconds."""
-    cursor, now, asked = Cursor(), NOON_US + 3 * HOUR_US, []
-    ticks = [*waits, 4000, 4000]
-    for tick, wait in enumerate(ticks):
-        now += wait * SECOND_US
-        visible = arrivals if tick >= len(waits) else arrivals[: len(arrivals) * (tick + 1) // len(waits)]
-        rows: dict[int, list[int]] = {}
-        for row_id, hour in enumerate(visible, start=1):
-            if row_id > cursor.watermark_id:
-                rows.setdefault(NOON_US + hour * HOUR_US, []).append(row_id)
-        decision = ask(*[(h, len(ids), max(ids)) for h, ids in sorted(rows.items())], cursor=cursor, now_us=now)
-        cursor = Cursor.from_json(decision.cursor.to_json())
-        assert cursor == decision.cursor
-        asked += decision.requests
-    newest = {NOON_US + hour * HOUR_US: row_id for row_id, hour in enumerate(arrivals, start=1)}
-    covered: dict[int, int] = {}
-    for hour_us, new_rows, max_id in asked:
-        assert new_rows > 0
-        assert max_id > covered.get(hour_us, 0)
-        covered[hour_us] = max_id
-    assert covered == newest
-
-
-@pytest.mark.parametrize("num_rows", [1, 49, 50, 5000])
-def test_rows_dated_in_the_future_stop_nothing_and_are_asked_for_once_their_hour_has_begun(num_rows):
-    future = NOON_US + 2 * HOUR_US
-    first = ask((NOON_US - HOUR_US, 3, 3), (future, num_rows, 3 + num_rows))
-    assert first.requests == ((NOON_US - HOUR_US, 3, 3),)
-    assert first.cursor.watermark_id == 3 + num_rows
-    cursor = Cursor.from_json(first.cursor.to_json())
-    still = ask(cursor=cursor)
-    assert still.requests == ()
-    assert "clock runs ahead" in still.evidence
-    begun = ask(cursor=still.cursor, now_us=future + HOUR_US // 2)
-    assert [(hour, max_id) for hour, _, max_id in begun.requests] == [(future, 3 + num_rows)]
-    assert ask(cursor=begun.cursor, now_us=future + HOUR_US).requests == ()
-
-
-def test_a_month_of_hours_is_asked_for_a_day_at_a_time_oldest_first():
-    hours = [(NOON_US - k * HOUR_US, 10, 10 * (721 - k)) for k in range(720, 0, -1)]
-    cursor, asked = Cursor(), []
-    for tick in range(40):
-        visible = [one for one in hours if one[2] > cursor.watermark_id]
-        decision = ask(*visible, cursor=cursor, now_us=NOON_US + HOUR_US // 2 + tick * 30 * SECOND_US)
-        assert len(decision.requests) <= 24
-        asked += decision.requests
-        cursor = decision.cursor
-    assert [hour for hour, _, _ in asked] == [hour for hour, _, _ in hours]
 
 
 def test_the_sensor_lives_with_rows_of_tomorrow(graph, definitions):
@@ -134,13 +31,6 @@ def test_the_sensor_lives_with_rows_of_tomorrow(graph, definitions):
     first = look(graph, definitions)
     assert [one.partition_key for one in first.run_requests] == [graph.key(2)]
     assert not look(graph, definitions, cursor=first.cursor).run_requests
-
-
-def test_the_cursor_is_small_json():
-    cursor = Cursor(watermark_id=9, hours={NOON_US: Asked(num_rows=3, max_id=9, at_us=NOON_US)})
-    assert Cursor.from_json(cursor.to_json()) == cursor
-    assert len(cursor.to_json()) < 100
-    assert Cursor.from_json(None) == Cursor()
 
 
 @pytest.fixture
@@ -159,10 +49,142 @@ def look(
         return sensor(context)
 
 
+def run(graph, definitions: dg.Definitions, request: dg.RunRequest) -> bool:
+    """Run what was requested as Dagster's daemon would, its key recorded; whether it succeeded."""
+    return (
+        definitions.resolve_job_def("discover_hour")
+        .execute_in_process(
+            partition_key=request.partition_key,
+            instance=graph.instance,
+            run_config=QUIET,
+            asset_selection=request.asset_selection,
+            tags={"dagster/run_key": request.run_key},
+            raise_on_error=False,
+        )
+        .success
+    )
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Moves the sensors' present by seconds."""
+
+    class Clock(datetime):
+        ahead_s = 0
+        frozen: datetime | None = None
+
+        @classmethod
+        def now(cls, tz=None):
+            return cls.frozen or datetime.now(tz) + timedelta(seconds=cls.ahead_s)
+
+    monkeypatch.setattr(automation, "datetime", Clock)
+    return Clock
+
+
+def break_row(graph, row_id: int) -> bytes:
+    with closing(sqlite3.connect(graph.settings.db)) as connection, connection:
+        (vector,) = connection.execute("SELECT vector FROM tokens WHERE id = ?", (row_id,)).fetchone()
+        connection.execute("UPDATE tokens SET vector = zeroblob(80) WHERE id = ?", (row_id,))
+    return vector
+
+
+def repair_row(graph, row_id: int, vector: bytes) -> None:
+    with closing(sqlite3.connect(graph.settings.db)) as connection, connection:
+        connection.execute("UPDATE tokens SET vector = ? WHERE id = ?", (vector, row_id))
+
+
+def test_an_hour_whose_run_failed_is_requested_again_and_one_that_succeeded_is_not(graph, definitions, clock):
+    graph.fill(60, hours_ago=2, seed=1)
+    vector = break_row(graph, 5)
+    first = look(graph, definitions)
+    (request,) = first.run_requests
+    assert not run(graph, definitions, request)
+    paused = look(graph, definitions, cursor=first.cursor)
+    assert not paused.run_requests
+    assert f"{graph.key(2)} failed 1 times, requested again in" in paused.skip_reason.skip_message
+    clock.ahead_s = 61
+    again = look(graph, definitions, cursor=paused.cursor)
+    assert [(one.partition_key, one.run_key) for one in again.run_requests] == [
+        (graph.key(2), f"{request.run_key}/retry-1")
+    ]
+    repair_row(graph, 5, vector)
+    assert run(graph, definitions, again.run_requests[0])
+    clock.ahead_s = 4000
+    done = look(graph, definitions, cursor=again.cursor)
+    assert not done.run_requests
+    assert done.skip_reason.skip_message == "no new fingerprints after id 60"
+
+
+def test_a_restart_that_forgot_everything_requests_only_what_the_files_lack(graph, definitions, clock):
+    for hours_ago in (30, 26, 3, 2):
+        graph.fill(30, hours_ago=hours_ago, seed=hours_ago)
+    cursor = None
+    requested = []
+    for clock.ahead_s in (0, 30, 60):
+        looked = look(graph, definitions, cursor=cursor)
+        cursor = looked.cursor
+        for request in looked.run_requests or []:
+            requested.append((request.partition_key, request.asset_selection is None))
+            assert run(graph, definitions, request)
+    assert requested == [(graph.key(k), k == 2) for k in (3, 26, 30, 2)]
+    graph.instance.dispose()
+    graph.instance = dg.DagsterInstance.ephemeral()
+    clock.ahead_s = 90
+    forgot = look(graph, definitions)
+    assert forgot.skip_reason.skip_message == "no new fingerprints after id 120"
+    graph.resources["lake"].drop("fingerprints", graph.key(26))
+    torn = graph.settings.assets_dir / "fingerprints" / graph.key(3).replace(":", "-") / "table.parquet"
+    torn.write_bytes(torn.read_bytes()[:100])
+    lacking = look(graph, definitions)
+    assert [(one.partition_key, one.asset_selection is None) for one in lacking.run_requests] == [
+        (graph.key(3), False), (graph.key(26), False),
+    ]  # fmt: skip
+
+
+def test_the_hourly_run_that_failed_is_requested_again(graph, definitions, clock, monkeypatch):
+    # The present stands still, the runs end by the real clock: a pause that is over whenever that is.
+    monkeypatch.setattr(attempts, "RETRY_PAUSES_S", (-7200, -7200, -7200))
+    graph.fill(60, hours_ago=1, seed=1)
+    key = graph.key(1)
+    clock.frozen = datetime.fromtimestamp((hour_start_us(0) + HOUR_US // 2) / 1e6, UTC)
+    first = look(graph, definitions)
+    assert run(graph, definitions, first.run_requests[0])
+    shutil.rmtree(graph.settings.discovery_dir)
+    vector = break_row(graph, 5)
+    assert not run(graph, definitions, dg.RunRequest(run_key=f"hourly/{key}", partition_key=key))
+    repair_row(graph, 5, vector)
+    again = look(graph, definitions, cursor=first.cursor)
+    assert [(one.partition_key, one.run_key) for one in again.run_requests] == [(key, f"hourly/{key}/retry-1")]
+    assert run(graph, definitions, again.run_requests[0])
+    assert not look(graph, definitions, cursor=again.cursor).run_requests
+
+
+def test_an_early_run_that_failed_is_requested_again(graph, definitions, clock):
+    graph.fill(200, hours_ago=1, seed=1)
+    graph.make()
+    served = latest_run_id(graph.settings.discovery_dir)
+    early_run.ask(graph.settings.discovery_dir, EarlyRun(run_id=served, reason="novelty", evidence="", asked_at_us=5))
+    vector = break_row(graph, 5)
+    (request,) = early(graph, definitions).run_requests
+    assert not run(graph, definitions, request)
+    repair_row(graph, 5, vector)
+    assert "failed 1 times: requested again in" in early(graph, definitions).skip_message
+    clock.ahead_s = 61
+    (again,) = early(graph, definitions).run_requests
+    assert again.run_key == f"early/{served}/retry-1"
+    assert run(graph, definitions, again)
+    assert "`latest` is" in early(graph, definitions).skip_message
+
+
 def test_the_sensor_asks_for_new_rows_hours_and_late_ones(graph, definitions):
     graph.fill(60, hours_ago=2, seed=1)
     first = look(graph, definitions)
     assert [(one.partition_key, one.run_key) for one in first.run_requests] == [(graph.key(2), f"{graph.key(2)}/60")]
+    assert "is not finished" in look(graph, definitions, cursor=first.cursor).skip_reason.skip_message
+    graph.instance.create_run_for_job(
+        definitions.resolve_job_def("discover_hour"), status=dg.DagsterRunStatus.SUCCESS,
+        tags={"dagster/run_key": f"{graph.key(2)}/60"},
+    )  # fmt: skip
     nothing = look(graph, definitions, cursor=first.cursor)
     assert not nothing.run_requests
     assert "no new fingerprints after id 60" in nothing.skip_reason.skip_message
@@ -186,11 +208,11 @@ def test_what_the_sensor_asks_for_can_be_run(graph, definitions):
     job = definitions.resolve_job_def("discover_hour")
     result = job.execute_in_process(
         partition_key=request.partition_key, instance=graph.instance,
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        run_config=QUIET,
     )  # fmt: skip
     assert result.success
     assert {check.check_name for check in result.get_asset_check_evaluations() if check.passed} == {
-        name for names in CHECKS.values() for name in names
+        name for kind in (CHECKS, WARNINGS) for names in kind.values() for name in names
     }
 
 
@@ -236,14 +258,15 @@ def test_an_early_run_is_requested_once_and_again_only_for_another_run(graph, de
     (wanted,) = first.run_requests
     assert (wanted.run_key, wanted.partition_key) == (f"early/{served}", graph.key(0))
     assert wanted.tags == {"attn/early": "novelty", "attn/in_place_of": served}
-    assert "was requested already" in early(graph, definitions, cursor=first.cursor).skip_message
-    early_run.ask(folder, EarlyRun(run_id=served, reason="drift", evidence="", asked_at_us=9))
-    assert "was requested already" in early(graph, definitions, cursor=first.cursor).skip_message
-    result = definitions.resolve_job_def("discover_hour").execute_in_process(
-        partition_key=wanted.partition_key, instance=graph.instance,
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    begun = graph.instance.create_run_for_job(
+        definitions.resolve_job_def("discover_hour"), status=dg.DagsterRunStatus.STARTED,
+        tags={"dagster/run_key": wanted.run_key},
     )  # fmt: skip
-    assert result.success
+    assert "was requested already" in early(graph, definitions).skip_message
+    early_run.ask(folder, EarlyRun(run_id=served, reason="drift", evidence="", asked_at_us=9))
+    assert "was requested already" in early(graph, definitions).skip_message
+    graph.instance.delete_run(begun.run_id)
+    assert run(graph, definitions, wanted)
     renewed = latest_run_id(folder)
     assert renewed != served
     assert renewed in early(graph, definitions, cursor=first.cursor).skip_message, "the request is of an older run"
@@ -272,3 +295,27 @@ def test_a_request_that_cannot_be_read_or_served_is_said(graph, definitions):
     assert "`latest` is None" in early(graph, definitions).skip_message
     (folder / "latest").symlink_to("2026-01-10T04-02-11")
     assert "no database" in early(graph, definitions).skip_message
+
+
+def test_a_lake_that_lost_hours_of_the_window_has_them_made_again_whatever_the_cursor_says(graph, definitions, clock):
+    """The cursor outlives the lake: another folder is named, or somebody deletes it."""
+    for hours_ago in (30, 3, 2):
+        graph.fill(30, hours_ago=hours_ago, seed=hours_ago)
+    cursor = None
+    for clock.ahead_s in (0, 30, 60):
+        looked = look(graph, definitions, cursor=cursor)
+        cursor = looked.cursor
+        assert all(run(graph, definitions, request) for request in looked.run_requests or [])
+    clock.ahead_s = 4000
+    quiet = look(graph, definitions, cursor=cursor)
+    assert quiet.skip_reason.skip_message == "no new fingerprints after id 90"
+    cursor = quiet.cursor
+    shutil.rmtree(graph.settings.assets_dir)
+    made = []
+    for clock.ahead_s in (4030, 4060, 8000):
+        looked = look(graph, definitions, cursor=cursor)
+        cursor = looked.cursor
+        made.append([(one.partition_key, one.asset_selection is None) for one in looked.run_requests or []])
+        assert all(run(graph, definitions, request) for request in looked.run_requests or [])
+    assert made == [[(graph.key(3), False), (graph.key(30), False)], [(graph.key(2), True)], []]
+    assert looked.skip_reason.skip_message == "no new fingerprints after id 90"

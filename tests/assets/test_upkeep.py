@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import dagster as dg
 import pyarrow as pa
@@ -16,7 +17,7 @@ from attn_assets.defs.upkeep import build_retention
 from attn_assets.lake import Lake
 from attn_assets.retention import expire_hours, expire_rows, expire_runs
 from attn_assets.settings import Settings
-from attn_core.bundle import latest_run_id, open_bundle
+from attn_core.bundle import PUBLISH_LOCK, latest_run_id, open_bundle
 from attn_core.errors import SettingsError
 
 SEVERAL = {"points": pa.table({"x": [1, 2]}), "clusters": pa.table({"id": [7]})}
@@ -136,7 +137,8 @@ def test_old_runs_go_and_latest_with_the_one_before_it_stay(graph):
     assert expire_runs(folder, keep=9) == []
     assert expire_runs(folder, keep=1) == ["2026-01-10T04-02-10", "2026-01-10T04-02-11", "2026-01-10T04-02-12"]
     assert open_bundle(folder / "latest").run_id == latest_run_id(folder) == "2026-01-10T04-02-14"
-    assert sorted(path.name for path in folder.glob("[.2]*")) == ["2026-01-10T04-02-13", "2026-01-10T04-02-14"]
+    left = {path.name for path in folder.glob("[.2]*")} - {PUBLISH_LOCK}
+    assert left == {"2026-01-10T04-02-13", "2026-01-10T04-02-14"}
 
 
 def test_the_retention_asset_says_what_went(tmp_path):
@@ -161,3 +163,30 @@ def test_the_retention_asset_says_what_went(tmp_path):
 def test_a_lake_that_would_starve_the_window_is_refused():
     with pytest.raises(SettingsError, match="must exceed window_hours, 24"):
         Settings(keep_lake_hours=24)
+
+
+def test_an_hour_whose_removal_was_interrupted_is_not_half_there(tmp_path, monkeypatch):
+    """Whoever reads meanwhile finds all of its tables or none."""
+    lake = Lake(str(tmp_path / "lake"))
+    lake.write("zone_labels", HOUR, SEVERAL)
+
+    def killed(folder, *_, **__):
+        next(iter(Path(folder).glob("*.parquet"))).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        lake.drop("zone_labels", HOUR)
+    assert not lake.holds("zone_labels", HOUR)
+    assert lake.read("zone_labels", HOUR) is None
+    assert lake.stored() == []
+
+
+def test_what_a_dead_writer_left_on_a_store_without_renaming_goes_like_an_hour(tmp_path):
+    lake = Lake(f"memory://{tmp_path.name}")
+    with pytest.raises(AttributeError):
+        lake.write("zone_labels", HOUR, {"points": pa.table({"x": [9]}), "clusters": "no table"})
+    assert not lake.holds("zone_labels", HOUR)
+    gone = expire_hours(lake, before="2026-01-11-00:00", max_bytes=0, not_from="2026-01-11-00:00")
+    assert gone == [f"zone_labels/{HOUR}"]
+    assert lake.stored() == []
