@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from attn_assets.discovery import serving
 from attn_assets.discovery.tables import bundle_tables, facts_of, labels_of
+from attn_assets.discovery.unclear import note_of, without_clusters
 from attn_assets.discovery.window import Window, window_from_table
 from attn_assets.recording import PATIENCE_S, RunRecord, record_remembered, remember
 from attn_assets.remembered import write_remembered
@@ -178,6 +179,13 @@ def publish_checked(
     fitted = fit_classifier(assets, seed=seed)
     metrics = metrics_of(assets, fitted.served)
     agreed = agrees(metrics)
+    if not agreed.passed and not _has_clusters(discovery_dir):
+        # Nobody relies on clusters yet: map and zones are shown without them, rather than nothing.
+        clusters, zones = without_clusters(assets.clusters, assets.zones, agreement=float(metrics["cluster_agreement"]))
+        assets = replace(assets, clusters=clusters, zones=zones)
+        fitted = fit_classifier(assets, seed=seed)
+        metrics = metrics_of(assets, fitted.served)
+        agreed = agrees(metrics)
     if not agreed.passed:
         note = "not published: the served classifier does not agree with the clusters"
         return Outcome(note=note, metrics=metrics, checks=(agreed, verifies(None)))
@@ -202,9 +210,19 @@ def publish_checked(
     # Others may publish meanwhile: the run is served, whatever becomes of its row.
     refusal = record_remembered(discovery_dir, db, patience_s=PATIENCE_S)
     note = f"published as {run_id}"
+    if unclear := note_of(metrics):
+        note += f"; {unclear}"
     if refusal:
         note += f"; the database does not know of it yet, a later run or `retention` writes it: {refusal}"
     return Outcome(note=note, run_id=run_id, metrics=metrics, checks=(agreed, verified), is_recorded=not refusal)
+
+
+def _has_clusters(discovery_dir: Path) -> bool:
+    """Whether `latest` is a run with clusters."""
+    try:
+        return int(open_bundle(discovery_dir / LATEST).manifest.get("num_clusters") or 0) > 0
+    except BundleError:
+        return False
 
 
 def why_overtaken(assets: Assets, *, discovery_dir: Path, run_id: str | None) -> str | None:
@@ -245,6 +263,7 @@ def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Pat
     }
     manifest = {
         **{name: value for name, value in row.items() if name not in ("run_id", "started_at_us")},
+        "note": note_of(metrics),
         "missing_hours": facts.get("missing_hours", []),
         "max_fingerprint_id": pc.max(assets.located.column("id")).as_py() or 0,
         "models": sorted({m for m in assets.located.column("model_id").unique().to_pylist() if m is not None}),

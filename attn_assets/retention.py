@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from attn_assets.lake import ONLY, Lake
+from attn_assets.lake import Lake
 from attn_core.bundle import MANIFEST, is_run_id, latest_run_id
 from attn_core.store import open_reader, open_writer
 
@@ -99,10 +99,11 @@ def _previous(discovery_dir: Path, run_id: str | None) -> str | None:
 
 
 def _keys(lake: Lake, hour: str) -> set[tuple[str, int]]:
-    tables = lake.read(ROWS_OF, hour)
-    if tables is None:
+    # A file that cannot be read holds nothing that may be deleted elsewhere.
+    rows = lake.rows(ROWS_OF, [hour])
+    if rows is None:
         return set()
-    columns = (tables[ONLY].column(name).to_pylist() for name in ("request_id", "step"))
+    columns = (rows.column(name).to_pylist() for name in ("request_id", "step"))
     return set(zip(*columns, strict=True))
 
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from attn_assets.calibration.kept import Calibrations
 from attn_assets.discovery import quality
 from attn_assets.discovery.changes import counts_by_event, lineage_table
+from attn_assets.discovery.distinct import distinct_rows
 from attn_assets.discovery.drift import drift_of
 from attn_assets.discovery.embedding import Keeper, Report, embed
 from attn_assets.discovery.frame import movement
@@ -98,6 +99,7 @@ def find_clusters(
     Facts of `points`: metrics, previous_run_id, next_id, gone; of `requests`: metrics, frame.
     """
     previous = previous_of(located, previous_bundle)
+    distinct = distinct_rows(window_from_table(located).features)
     grouping = group(
         embedding_of(located),
         min_cluster_size=min_cluster_size,
@@ -105,6 +107,7 @@ def find_clusters(
         before=previous.before,
         next_id=previous.next_id,
         former=previous.former,
+        stands_for=distinct.first[distinct.kind],
     )
     lineage = grouping.lineage
     requests = locate_requests(located, previous_bundle=previous_bundle, seed=seed)
@@ -112,6 +115,8 @@ def find_clusters(
     metrics: Figures = {
         "num_clusters": len(grouping.persistence),
         "noise_share": float((grouping.labels < 0).mean()) if located.num_rows else 0.0,
+        "num_distinct": len(distinct.first),
+        "distinct_noise_share": float((grouping.labels[distinct.first] < 0).mean()) if located.num_rows else 0.0,
         "validity": grouping.validity,
         "min_samples": grouping.min_samples,
         **{f"num_{event}": count for event, count in counts_by_event(changes).items()},

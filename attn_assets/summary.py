@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from attn_assets.discovery.unclear import note_of
 from attn_core.bundle import Bundle
 from attn_core.zones import ZONES
 
@@ -27,6 +28,8 @@ def summary(bundle: Bundle) -> str:
     lines.append("")
     if clusters:
         lines.append(f"{'cluster':14s} {'rows':>9s} {'share':>7s}  {'zone':18s} {'score':>5s} {'margin':>6s}  lineage")
+    elif note := note_of(metrics):
+        lines.append(note[0].upper() + note[1:] + ".")
     else:
         lines.append(
             "No clusters detected: every row is noise. A smaller --min-cluster-size, or more rows, may find some."

@@ -140,12 +140,21 @@ def clusters_cover_rows(tables: Tables, located: pa.Table) -> Result:
 
 
 def noise_share_is_bounded(tables: Tables, *, max_noise_share: float) -> Result:
-    """At most this share of the rows belongs to no cluster, where there are enough rows to expect one."""
+    """At most this share of the distinct rows belongs to no cluster, where there are enough to expect one."""
     labels = tables["points"].column("cluster_id").to_numpy()
     share = float((labels < 0).mean()) if len(labels) else 0.0
+    points = tables["points"]
+    distinct = labels[points.column("is_first").to_numpy()] if "is_first" in points.column_names else labels
+    judged, num_distinct = float((distinct < 0).mean()) if len(distinct) else 0.0, len(distinct)
     return Result(
-        passed=len(labels) < MIN_NOISE_ROWS or share <= max_noise_share,
-        metadata={"noise_share": share, "most": max_noise_share, "num_rows": len(labels)},
+        passed=num_distinct < MIN_NOISE_ROWS or judged <= max_noise_share,
+        metadata={
+            "noise_share": share,
+            "distinct_noise_share": judged,
+            "most": max_noise_share,
+            "num_rows": len(labels),
+            "num_distinct": num_distinct,
+        },
     )
 
 

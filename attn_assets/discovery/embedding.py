@@ -7,12 +7,13 @@ it gives back is bit for bit what was put in, so the result does not depend on w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from attn_assets.discovery.distinct import distinct_rows
 from attn_assets.discovery.frame import MAX_STEP, width, within
 from attn_assets.discovery.mapping import place
 from attn_assets.discovery.neighbours import Frame
@@ -71,9 +72,28 @@ def embed(
 ) -> Embedding:
     """The map of float32 [m, d]: UMAP on at most `sample_size` rows, the rest in batches of `batch_size`.
 
+    Equal rows are one point: they lie at one place, and the first of them stands for all in the sample.
+
     With `last` it is drawn in the frame of that map (`renewal`); `row_ids` [m] makes the sample last from window to
     window; `now_us`, the window's newest capture, names a frame that begins here.
     """
+    distinct = distinct_rows(features)
+    first = distinct.first
+    if len(first) < len(features):
+        found = embed(
+            features[first],
+            sample_size=sample_size,
+            batch_size=batch_size,
+            seed=seed,
+            keeper=keeper,
+            report=lambda done, total: report(len(features) - total + done, len(features)),
+            row_ids=None if row_ids is None else row_ids[first],
+            last=None if last is None else replace(last, positions=last.positions[first]),
+            now_us=now_us,
+        )
+        in_sample = np.zeros(len(features), dtype=np.bool_)
+        in_sample[first] = found.in_sample
+        return Embedding(positions=found.positions[distinct.kind], in_sample=in_sample, drawn=found.drawn)
     num_rows = len(features)
     if row_ids is None:
         chosen = sample_rows(num_rows, size=sample_size, seed=seed)

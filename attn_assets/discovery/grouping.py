@@ -36,6 +36,8 @@ class Grouping:
     validity: float
     lineage: Lineage
     min_samples: int
+    is_first: npt.NDArray[np.bool_]
+    """[m], whether no row before it is equal."""
 
     @property
     def cluster_ids(self) -> I32:
@@ -61,8 +63,12 @@ def group(
     before: I32,
     next_id: int,
     former: I32 | None = None,
+    stands_for: npt.NDArray[np.int64] | None = None,
 ) -> Grouping:
-    """Clusters of the map's rows. `before` [m]: each row's last cluster id (-1 noise, -2 unseen), see `lineage`."""
+    """Clusters of the map's rows. `before` [m]: each row's last cluster id (-1 noise, -2 unseen), see `lineage`.
+
+    `stands_for` [m] is the row that each row equals and shares its cluster with (None: each itself).
+    """
     sampled = np.flatnonzero(embedding.in_sample)
     space = embedding.positions[sampled]
     min_samples = smoothing(len(sampled), min_cluster_size=min_cluster_size)
@@ -71,11 +77,15 @@ def group(
     strength = np.zeros(len(labels), dtype=np.float32)
     labels[sampled], strength[sampled] = found.labels, found.strength
     rest = np.flatnonzero(~embedding.in_sample)
+    if stands_for is not None:
+        rest = rest[stands_for[rest] == rest]
     frame = Frame(space) if len(rest) and found.num_clusters else None
     for start in range(0, len(rest) if frame else 0, batch_size):
         batch = rest[start : start + batch_size]
         assert frame is not None
         labels[batch], strength[batch] = assign(found, frame, embedding.positions[batch], min_samples=min_samples)
+    if stands_for is not None:
+        labels, strength = labels[stands_for], strength[stands_for]
     return Grouping(
         labels=labels,
         strength=strength,
@@ -83,4 +93,5 @@ def group(
         validity=found.validity,
         lineage=trace(labels, before, num_clusters=found.num_clusters, next_id=next_id, former=former),
         min_samples=min_samples,
+        is_first=np.ones(len(labels), np.bool_) if stands_for is None else stands_for == np.arange(len(labels)),
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from attn_assets.discovery.distinct import distinct_rows
+
 F32 = npt.NDArray[np.float32]
 JUDGED_ROWS = 2_000
 """Trustworthiness takes all pairwise distances: on a sample of this size."""
@@ -15,8 +17,10 @@ NUM_BINS = 10
 def trustworthiness(features: F32, positions: F32, *, seed: int) -> float | None:
     """Share (0..1) of map neighbours that are neighbours in the features too; None with too few rows to say.
 
-    Venna and Kaski 2001, on at most `JUDGED_ROWS` seeded rows of [m, d] and [m, 2].
+    Equal rows are one. Venna and Kaski 2001, on at most `JUDGED_ROWS` seeded rows of [m, d] and [m, 2].
     """
+    first = distinct_rows(features).first
+    features, positions = features[first], positions[first]
     size = len(features)
     if size < 2 * NUM_NEIGHBOURS + 2:
         return None

@@ -78,6 +78,7 @@ def cluster_tables(grouping: Grouping) -> dict[str, pa.Table]:
             "cluster_id": pa.array(grouping.cluster_ids),
             "strength": pa.array(grouping.strength, pa.float32()),
             "former_cluster_id": pa.array(grouping.lineage.former, mask=grouping.lineage.former == NOISE),
+            "is_first": pa.array(grouping.is_first),
         }
     )
     return {"points": points, "clusters": clusters}

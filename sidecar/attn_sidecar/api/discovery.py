@@ -39,6 +39,10 @@ class DiscoveryStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     problem: str | None = None
     failure: dict[str, Any] | None = None
     discovery_dir: str | None = None
+    note: str | None = None
+    """What a person should know of the run, as that its clusters were not clear and none is shown."""
+    missing_hours: list[str] = []
+    """Hours of the window that the database has rows of and this map has none (UTC, such as 2026-01-10-04:00)."""
 
 
 def status_of(discovery: Discovery) -> DiscoveryStatus:
@@ -55,6 +59,7 @@ def status_of(discovery: Discovery) -> DiscoveryStatus:
             discovery_dir=str(discovery.folder),
         )
     manifest = served.bundle.manifest
+    missing = manifest.get("missing_hours")
     metrics, window = manifest.get("metrics"), manifest.get("window")
     return DiscoveryStatus(
         status="ready",
@@ -63,6 +68,8 @@ def status_of(discovery: Discovery) -> DiscoveryStatus:
         num_points=served.num_points,
         metrics=metrics if isinstance(metrics, dict) else None,
         window=window if isinstance(window, dict) else None,
+        note=note if isinstance(note := manifest.get("note"), str) else None,
+        missing_hours=[one for one in missing if isinstance(one, str)] if isinstance(missing, list) else [],
         problem=discovery.problem,
         failure=failure,
         discovery_dir=str(discovery.folder),

@@ -117,6 +117,10 @@ export interface DiscoveryStatus {
   /** Why a newer bundle is not the one served. */
   problem: string | null;
   discovery_dir: string | null;
+  /** What a person should know of the run, as that its clusters were not clear. */
+  note: string | null;
+  /** Hours of the window of which the map has no tokens though some are stored. */
+  missing_hours: string[];
 }
 
 export async function fetchDiscoveryStatus(signal?: AbortSignal): Promise<DiscoveryStatus> {
@@ -128,6 +132,8 @@ export async function fetchDiscoveryStatus(signal?: AbortSignal): Promise<Discov
     what_to_do: answer.what_to_do ?? [],
     problem: answer.problem ?? null,
     discovery_dir: answer.discovery_dir ?? null,
+    note: answer.note ?? null,
+    missing_hours: answer.missing_hours ?? [],
   };
 }
 

@@ -4,7 +4,7 @@ import { Button } from "../../components/Button";
 import { DiscoveryUnavailable } from "../../components/DiscoveryUnavailable";
 import { Notice } from "../../components/Notice";
 import { Skeleton } from "../../components/Skeleton";
-import { fetchClusters, fetchDiscoveryStatus, fetchPoints, SidecarError } from "../../lib/api";
+import { type DiscoveryStatus, fetchClusters, fetchDiscoveryStatus, fetchPoints, SidecarError } from "../../lib/api";
 import { countsByCluster, type Points, pointsFromArrow, visiblePoints } from "../../lib/points";
 import type { MapView } from "../../lib/url-state";
 import { useFeed } from "../../lib/use-feed";
@@ -78,6 +78,7 @@ export function MapPage({ view, scheme }: { view: MapView; scheme: Scheme }) {
       clusters={clusters.data ?? []}
       runId={points.data.runId ?? discovery.data?.run_id ?? null}
       problem={discovery.data?.problem ?? null}
+      notes={notesOf(discovery.data, points.data.runId)}
       isReloading={points.isFetching}
       isWebglThere={isWebglThere}
     />
@@ -92,11 +93,22 @@ interface LoadedMapProps {
   runId: string | null;
   /** Why a newer run is not the one shown. */
   problem: string | null;
+  /** What the run itself says of its map. */
+  notes: readonly string[];
   isReloading: boolean;
   isWebglThere: boolean;
 }
 
-function LoadedMap({ view, scheme, points, clusters, runId, problem, isReloading, isWebglThere }: LoadedMapProps) {
+/** What the served run says of itself, where its points are shown. */
+function notesOf(status: DiscoveryStatus | undefined, runId: string | null): string[] {
+  if (status === undefined || status.run_id !== runId) return [];
+  const missing = status.missing_hours;
+  const hours = missing.length === 0 ? [] : [`This map lacks the tokens of ${missing.join(", ")}.`];
+  return [...(status.note === null ? [] : [`${status.note}.`]), ...hours];
+}
+
+function LoadedMap(props: LoadedMapProps) {
+  const { view, scheme, points, clusters, runId, problem, notes, isReloading, isWebglThere } = props;
   const hidden = useMemo(
     () => ({
       hiddenZones: new Set(view.hiddenZones.map((zone) => ZONES.indexOf(zone))),
@@ -138,6 +150,7 @@ function LoadedMap({ view, scheme, points, clusters, runId, problem, isReloading
         numVisible={visible?.length ?? points.count}
         runId={runId}
         problem={problem}
+        notes={notes}
         isReloading={isReloading}
         onChange={change}
       />

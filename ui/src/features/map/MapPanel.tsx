@@ -21,6 +21,7 @@ interface MapPanelProps {
   numVisible: number;
   runId: string | null;
   problem: string | null;
+  notes: readonly string[];
   isReloading: boolean;
   onChange: (part: Partial<MapView>) => void;
 }
@@ -32,7 +33,7 @@ const COLOURINGS: readonly { by: ColourBy; name: string }[] = [
 
 /** Which run is shown, how it is coloured, and the legend that filters it. */
 export function MapPanel(props: MapPanelProps) {
-  const { view, points, numVisible, runId, problem, isReloading, hasClusters, onChange } = props;
+  const { view, points, numVisible, runId, problem, notes, isReloading, hasClusters, onChange } = props;
   const madeMs = runId === null ? null : msFromRunId(runId);
   const hasFilter = view.hiddenZones.length > 0 || view.hiddenClusters.length > 0;
   return (
@@ -51,6 +52,11 @@ export function MapPanel(props: MapPanelProps) {
             A newer run is not shown: {problem}
           </p>
         )}
+        {notes.map((note) => (
+          <p key={note} className={styles.quiet} data-testid="run-note">
+            {note}
+          </p>
+        ))}
         {view.hour === null ? null : (
           <p className={styles.bar}>
             <span>hour {view.hour}</span>
