@@ -62,6 +62,8 @@ lock: app-env ## Resolve the lock files anew
 	    --upgrade --generate-hashes --no-header --no-annotate --no-emit-index-url -o requirements/app.lock
 	$(APP)/uv pip compile -q requirements/server.in --no-deps --python-version 3.11 \
 	    --generate-hashes --no-header --no-annotate --no-emit-index-url -o requirements/server.lock
+	$(APP)/uv pip compile -q requirements/clients.in -c requirements/server.in --python-version 3.11 --upgrade \
+	    --generate-hashes --no-header --no-annotate --no-emit-index-url -o requirements/clients.lock
 
 clean: ## Remove environments and builds (data/ stays)
 	rm -rf .venv .venv-server $(STAMPS) ui/node_modules sidecar/attn_sidecar/static build *.egg-info
@@ -87,12 +89,13 @@ $(STAMPS)/app: requirements/app.lock pyproject.toml
 	@touch $@
 
 server-env: $(STAMPS)/server
-$(STAMPS)/server: requirements/server.lock requirements/torch.in pyproject.toml
+$(STAMPS)/server: requirements/server.lock requirements/clients.lock requirements/torch.in pyproject.toml
 	@mkdir -p $(STAMPS)
 	@command -v $(PYTHON) >/dev/null || { echo "setup: $(PYTHON) is not installed (make PYTHON=... names another 3.11)" >&2; exit 1; }
 	@echo "setup: environment of the model server (.venv-server: torch, SGLang), about 2 minutes and 2.5 GB"
 	@test -x $(SERVER)/python || $(PYTHON) -m venv .venv-server
 	@$(SERVER)/python -m pip $(PIP) --no-deps --require-hashes -r requirements/server.lock
+	@$(SERVER)/python -m pip $(PIP) --no-deps --require-hashes -r requirements/clients.lock
 	@$(SERVER)/python -m pip $(PIP) -r requirements/torch.in
 	@$(SERVER)/python -m pip $(HERE)
 	@touch $@

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import zmq
@@ -27,11 +27,13 @@ from attn_kernels.curve import CurveKeys
 from attn_kernels.link import Link
 from attn_kernels.outbox import Limits, Outbox
 from attn_kernels.publisher_metrics import Figures
-from attn_kernels.rows import RequestEvent, StepRows, fingerprint_batch, request_batch, single_rows
+from attn_kernels.rows import RequestEvent, StepRows, fingerprint_batch, request_batch, single_rows, with_texts
 from attn_kernels.spool import Spool
+from attn_kernels.token_text import RequestTexts, Separate, TokenTexts
 
 logger = logging.getLogger(__name__)
 
+State = Literal["running", "stuck", "dead"]
 _REPORT_INTERVAL_S = 1.0
 _STALLED_S = 10.0
 """A thread that has not come round its loop for so long is stuck."""
@@ -53,6 +55,7 @@ class SpoolSettings:
 class Publisher:
     """Sends to one sidecar. `put` from any thread; `close` drains for a bounded time.
 
+    `text_of` gives the texts of tokens; a plain function gives that of each token alone.
     `report`, where given, is called with the figures once a second, on the publisher's thread.
     """
 
@@ -61,7 +64,7 @@ class Publisher:
         *,
         address: str,
         info: SourceInfo,
-        text_of: Callable[[int], str],
+        text_of: TokenTexts | Callable[[int], str],
         privacy: bool = False,
         limits: Limits | None = None,
         spool: SpoolSettings | None = None,
@@ -74,7 +77,8 @@ class Publisher:
         self._outbox = Outbox(info=info, limits=self._limits)
         self._link: Link | None = None
         self._address = address
-        self._text_of = text_of
+        texts = text_of if isinstance(text_of, TokenTexts) else TokenTexts(Separate(text_of))
+        self._texts = RequestTexts(texts)
         self._privacy = privacy
         self._spool_settings = spool
         self._curve = curve
@@ -94,6 +98,12 @@ class Publisher:
     def dropped(self) -> int:
         """Batches that had to be dropped so far."""
         return self._outbox.dropped
+
+    def state(self) -> State:
+        """Whether the publisher's thread does its work; from any thread."""
+        if not self._thread.is_alive():
+            return "dead"
+        return "stuck" if time.monotonic() - self._came_round_at > _STALLED_S else "running"
 
     def figures(self) -> Figures:
         """How it does now; from any thread."""
@@ -130,12 +140,17 @@ class Publisher:
         if now - self._looked_at < _REPORT_INTERVAL_S:
             return
         self._looked_at = now
-        stuck = now - self._came_round_at > _STALLED_S
-        if (stuck or not self._thread.is_alive()) and self._stop_at is None:
+        state = self.state()
+        if state != "running" and self._stop_at is None:
             if not self._said_stuck:
                 self._said_stuck = True
-                what = f"has not come round for {now - self._came_round_at:.0f} s" if stuck else "has ended"
-                logger.error("Attention publisher: its thread %s; what is captured waits in memory.", what)
+                what = "has ended" if state == "dead" else f"has not come round for {now - self._came_round_at:.0f} s"
+                logger.error(
+                    "Attention publisher: its thread %s; what is captured waits in memory, and beyond %d items is "
+                    "lost. The model serves on; restart the server to publish again.",
+                    what,
+                    self._limits.queue_items,
+                )
             if self._report is not None:
                 self._report(self.figures())
         else:
@@ -260,16 +275,29 @@ class Publisher:
         """Starts, then tokens, then ends: a reader never meets the token of a request that it does not know."""
         events = [item for item in pending if isinstance(item, RequestEvent)]
         steps = [item for item in pending if isinstance(item, StepRows)]
-        if started := [e for e in events if e.event == "started"]:
+        if started := [self._with_texts(e) for e in events if e.event == "started"]:
             self._add("requests", started, request_batch)
         if steps:
-            self._add("fingerprints", steps, fingerprint_batch)
+            self._add("fingerprints", [self._with_texts(part) for part in steps], fingerprint_batch)
+        for event in events:
+            if event.event == "ended":
+                self._texts.forget(event.request_id)
         if ended := [e for e in events if e.event == "ended"]:
             self._add("requests", ended, request_batch)
 
+    def _with_texts(self, item: StepRows | RequestEvent) -> StepRows | RequestEvent:
+        """Once an item: what is written again after an error has its texts already."""
+        if self._privacy:
+            return item
+        try:
+            return with_texts(item, self._texts)
+        except Exception:
+            logger.debug("Attention publisher: %s has no texts.", _request_of(item), exc_info=True)
+            return item
+
     def _add(self, kind: str, items: list[Any], make: Callable[..., pa.RecordBatch]) -> None:
         try:
-            rows = make(items, text_of=self._text_of, privacy=self._privacy)
+            rows = make(items, privacy=self._privacy)
         except Exception as error:
             # One of them cannot be written, for whatever reason: the others are published without it.
             parts = items if len(items) > 1 else single_rows(items[0])

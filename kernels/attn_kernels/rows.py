@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from attn_core.fingerprint import DIM
 from attn_core.wire import FINGERPRINTS, REQUESTS
+from attn_kernels.token_text import RequestTexts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,10 @@ class StepRows:
     companions: npt.NDArray[np.float32]  # [m, 4]: sink_mass, prompt_mass, periodicity, residual_mass
     topk_positions: npt.NDArray[np.int32]  # [m, k]
     topk_probs: npt.NDArray[np.float32]  # [m, k]
+    last: Sequence[bool] | None = None
+    """Whether this token is known to be the last of its answer; None where nothing is known."""
+    token_texts: Sequence[str] | None = None
+    """Set by the publisher's thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,10 @@ class RequestEvent:
     prompt_len: int
     prompt_token_ids: Sequence[int] | None = None
     """Given once, at the start."""
-    prompt_spans: str | None = None
+    prompt_spans: str | Callable[[], str | None] | None = None
+    """JSON, or what gives it: that is called on the publisher's thread and must not raise."""
+    prompt_token_texts: Sequence[str] | None = None
+    """Set by the publisher's thread."""
     sampling_params: dict[str, Any] | None = None
     num_output_tokens: int | None = None
     finish_reason: str | None = None
@@ -59,12 +67,22 @@ def published_ids(token_ids: Iterable[int]) -> list[int]:
     return [one if 0 <= one <= _INT32_MAX else NO_TOKEN for one in token_ids]
 
 
-def _texts(token_ids: Iterable[int], text_of: Callable[[int], str]) -> list[str]:
-    """A text each, empty for `NO_TOKEN`."""
-    return ["" if one == NO_TOKEN else text_of(one) for one in token_ids]
+def with_texts(item: StepRows | RequestEvent, texts: RequestTexts) -> StepRows | RequestEvent:
+    """The item with the text of each of its tokens; once an item and in order, since `texts` keeps open characters."""
+    if isinstance(item, RequestEvent):
+        if item.prompt_token_ids is None:
+            return item
+        return replace(item, prompt_token_texts=texts.texts.prompt(published_ids(item.prompt_token_ids)))
+    ids = published_ids(item.token_ids)
+    last = item.last or [False] * len(ids)
+    found = [
+        texts.next(request_id, step=step, token_id=token_id, ends=ends)
+        for request_id, step, token_id, ends in zip(item.request_ids, item.steps, ids, last, strict=True)
+    ]
+    return replace(item, token_texts=found)
 
 
-def fingerprint_batch(parts: Sequence[StepRows], *, text_of: Callable[[int], str], privacy: bool) -> pa.RecordBatch:
+def fingerprint_batch(parts: Sequence[StepRows], *, privacy: bool) -> pa.RecordBatch:
     """One record batch of the schema `FINGERPRINTS` from the rows of several steps."""
     vectors = np.concatenate([p.vectors for p in parts]).astype(np.float32, copy=False)
     companions = np.concatenate([p.companions for p in parts]).astype(np.float32, copy=False)
@@ -76,7 +94,7 @@ def fingerprint_batch(parts: Sequence[StepRows], *, text_of: Callable[[int], str
         "step": np.fromiter(chain.from_iterable(p.steps for p in parts), np.int32, num_rows),
         "captured_at_us": np.repeat([p.captured_at_us for p in parts], [len(p.token_ids) for p in parts]),
         "token_id": None if privacy else token_ids,
-        "token_text": None if privacy else _texts(token_ids, text_of),
+        "token_text": None if privacy else list(chain.from_iterable(_texts(p) for p in parts)),
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), DIM),
         "context_len": context_lens,
         "sink_mass": companions[:, 0],
@@ -100,7 +118,7 @@ def single_rows(item: StepRows | RequestEvent) -> list[StepRows | RequestEvent]:
         StepRows(
             captured_at_us=item.captured_at_us,
             **{
-                name: getattr(item, name)[k : k + 1]
+                name: None if (values := getattr(item, name)) is None else values[k : k + 1]
                 for name in StepRows.__dataclass_fields__
                 if name != "captured_at_us"
             },
@@ -109,7 +127,7 @@ def single_rows(item: StepRows | RequestEvent) -> list[StepRows | RequestEvent]:
     ]
 
 
-def request_batch(events: Sequence[RequestEvent], *, text_of: Callable[[int], str], privacy: bool) -> pa.RecordBatch:
+def request_batch(events: Sequence[RequestEvent], *, privacy: bool) -> pa.RecordBatch:
     """One record batch of the schema `REQUESTS`; privacy leaves the prompt and what quotes it out."""
     prompts = [None if privacy or e.prompt_token_ids is None else published_ids(e.prompt_token_ids) for e in events]
     columns: dict[str, Any] = {
@@ -118,8 +136,8 @@ def request_batch(events: Sequence[RequestEvent], *, text_of: Callable[[int], st
         "at_us": [e.at_us for e in events],
         "prompt_len": [e.prompt_len for e in events],
         "prompt_token_ids": prompts,
-        "prompt_token_texts": [None if ids is None else _texts(ids, text_of) for ids in prompts],
-        "prompt_spans": [None if privacy else e.prompt_spans for e in events],
+        "prompt_token_texts": [None if privacy else e.prompt_token_texts for e in events],
+        "prompt_spans": [None if privacy else _spans(e) for e in events],
         "sampling_params": [
             None
             if e.sampling_params is None
@@ -130,6 +148,14 @@ def request_batch(events: Sequence[RequestEvent], *, text_of: Callable[[int], st
         "finish_reason": [e.finish_reason for e in events],
     }
     return _batch(columns, REQUESTS, num_rows=len(events))
+
+
+def _texts(part: StepRows) -> Sequence[str | None]:
+    return part.token_texts if part.token_texts is not None else [None] * len(part.token_ids)
+
+
+def _spans(event: RequestEvent) -> str | None:
+    return event.prompt_spans() if callable(event.prompt_spans) else event.prompt_spans
 
 
 def _without_text(sampling_params: dict[str, Any]) -> dict[str, Any]:

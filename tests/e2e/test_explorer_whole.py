@@ -96,6 +96,11 @@ def test_a_token_far_into_a_long_answer_is_opened_by_its_address(page: Page, url
     page.goto(f"{url}/live?request=long&token=2500")
     page.wait_for_selector("[data-step='2500']", timeout=PATIENCE_MS)
     page.wait_for_function("() => document.querySelector('[data-step=\"2500\"]').ariaSelected === 'true'")
+    in_view = """() => {
+      const { top, bottom } = document.querySelector('[data-step="2500"]').getBoundingClientRect();
+      return top > 0 && bottom < window.innerHeight;
+    }"""
+    page.wait_for_function(in_view, timeout=PATIENCE_MS)
     # What lies between is said, not left out.
     gaps = page.query_selector_all("[data-testid=missing-tokens]")
     assert len(gaps) >= 1

@@ -39,6 +39,7 @@ def request(rid: str, *, prompt_len: int = 4, asks: bool = True, prompt: bool = 
         rid=rid,
         origin_input_ids=list(range(50, 50 + prompt_len)),
         customized_info=None,
+        finished=lambda: False,
         sampling_params=SimpleNamespace(custom_params=custom, max_new_tokens=8),
     )
 
@@ -105,6 +106,14 @@ def test_a_row_whose_token_was_not_committed_is_dropped(plugin: Any) -> None:
     published = consume(plugin, make_plan(plugin, asked=[True, True]), step, reqs, [token(0, 3), None])
     assert published[0].request_ids == ["kept"]
     assert reqs[1].customized_info is None
+
+
+def test_a_token_that_ends_its_answer_is_known_as_the_last(plugin: Any) -> None:
+    reqs = [request("goes on"), request("ends")]
+    reqs[1].finished = lambda: True
+    step = plugin.readers.StepCapture(rows=captured(2), prompts=())
+    (published,) = consume(plugin, make_plan(plugin, asked=[True, True]), step, reqs, [token(0, 3), token(0, 4)])
+    assert published.last == [False, True]
 
 
 def test_a_prompt_s_parts_come_together_and_what_is_missing_is_said(plugin: Any) -> None:

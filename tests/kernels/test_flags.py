@@ -112,6 +112,9 @@ def test_with_cuda_graphs_only_decoding_keeps_them() -> None:
     assert (args.disable_cuda_graph, args.disable_prefill_cuda_graph) == (False, True)
     refused = flags.why_refused(sglang_args(), settings.CaptureSettings(cuda_graphs=True, budget_percent=1.0))
     assert "--attention-tokens-cuda-graphs" in refused
+    without = flags.why_refused(sglang_args(disable_cuda_graph=True), settings.CaptureSettings(cuda_graphs=True))
+    assert "--attention-tokens-cuda-graphs does not work with --disable-cuda-graph" in without
+    assert flags.why_refused(sglang_args(), settings.CaptureSettings(cuda_graphs=True)) is None
 
 
 def run(code: str, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -141,10 +144,21 @@ for table in (moved, renamed):
     assert "it has no parameter no_such_parameter" in second
 
 
-def test_the_launcher_refuses_before_it_loads_a_model() -> None:
-    launch = ["--model", "no/such/model", "--return-attention-tokens", "--speculative-algorithm", "NGRAM"]
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (
+            ["--speculative-algorithm", "NGRAM"],
+            "--return-attention-tokens does not work with --speculative-algorithm yet",
+        ),
+        (["--attention-tokens-spool-dir", "/proc/spool"], "give a directory of this user's"),
+        (["--attention-tokens-top-k", "0"], "give an integer from 1 to 4096"),
+    ],
+)
+def test_the_launcher_refuses_before_it_loads_a_model(argv: list[str], said: str) -> None:
+    launch = ["--model", "no/such/model", "--return-attention-tokens", *argv]
     command = [sys.executable, "-m", "sglang.launch_server", *launch]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "--return-attention-tokens does not work with --speculative-algorithm yet" in done.stderr
+    assert said in done.stderr
     assert "Traceback" not in done.stderr

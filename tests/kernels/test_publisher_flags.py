@@ -15,11 +15,11 @@ def test_flags_arrive_with_absolute_paths(tmp_path: Path, monkeypatch: pytest.Mo
     public, _ = keys(tmp_path, "sidecar")
     _, secret = keys(tmp_path, "server")
     monkeypatch.chdir(tmp_path)
-    argv = ["--attention-tokens-spool-dir", "spool", "--attention-tokens-spool-bytes", "0"]
+    argv = ["--attention-tokens-spool-dir", "spool", "--attention-tokens-spool-bytes", "1048576"]
     argv += ["--attention-tokens-curve-server-key", public.name, "--attention-tokens-curve-client-key", secret.name]
     found = parse("--return-attention-tokens", *argv)
     assert isinstance(found, CaptureSettings)
-    assert (found.spool_dir, found.spool_bytes) == (str(tmp_path / "spool"), 0)
+    assert (found.spool_dir, found.spool_bytes) == (str(tmp_path / "spool"), 1 << 20)
     assert (found.curve_server_key, found.curve_client_key) == (str(public), str(secret))
 
 
@@ -40,6 +40,7 @@ def test_flags_arrive_with_absolute_paths(tmp_path: Path, monkeypatch: pytest.Mo
         ("--attention-tokens-publish", "ipc://", "a path has 1 to 107 bytes"),
         ("--attention-tokens-spool-bytes", "-1", "not a number of bytes"),
         ("--attention-tokens-spool-bytes", "1G", "not a number of bytes"),
+        ("--attention-tokens-spool-bytes", "1000", "give 1048576 or more, or 0 for no spool"),
         ("--attention-tokens-curve-server-key", "absent.key", "absent.key is not a ZMQ certificate"),
         ("--attention-tokens-curve-client-key", "sidecar.key", "sidecar.key holds no secret key"),
     ],
@@ -56,7 +57,59 @@ def test_what_cannot_be_used_is_refused_at_once(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         parse("--return-attention-tokens", f"{flag}={value}")
-    assert said in capsys.readouterr().err
+    complaint = capsys.readouterr().err.partition("error: ")[2]
+    assert said in complaint
+    assert complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("a-file", "File exists): give a directory of this user's"),
+        ("a-file/spool", "Not a directory): give a directory of this user's"),
+        ("/proc/spool", "or --attention-tokens-spool-bytes 0 for no spool"),
+        ("nul\0", "null byte"),
+    ],
+)
+def test_a_spool_directory_that_cannot_be_written_in_is_refused(
+    value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a-file").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as refusal:
+        parse("--return-attention-tokens", "--attention-tokens-spool-dir", value)
+    complaint = str(refusal.value)
+    assert complaint.startswith("--attention-tokens-spool-dir: nothing can be written in")
+    assert said in complaint
+    assert "\n" not in complaint
+
+
+def test_a_key_with_nothing_to_encrypt_is_refused(tmp_path: Path) -> None:
+    public, _ = keys(tmp_path, "sidecar")
+    argv = ["--attention-tokens-publish", "off", "--attention-tokens-curve-server-key", str(public)]
+    with pytest.raises(SystemExit, match=r"there is nothing to encrypt\. Give an address, such as tcp://127"):
+        parse("--return-attention-tokens", *argv)
+
+
+def test_the_spool_s_directory_is_made_for_this_user_alone(tmp_path: Path) -> None:
+    parse("--return-attention-tokens", "--attention-tokens-spool-dir", str(tmp_path / "new" / "spool"))
+    assert (tmp_path / "new" / "spool").stat().st_mode & 0o777 == 0o700
+    assert not list((tmp_path / "new" / "spool").iterdir())
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--return-attention-tokens", "--attention-tokens-spool-bytes", "0"],
+        ["--return-attention-tokens", "--attention-tokens-publish", "off"],
+    ],
+    ids=["no capture", "no spool", "nothing published"],
+)
+def test_a_spool_directory_that_is_not_used_is_neither_made_nor_refused(argv: list[str], tmp_path: Path) -> None:
+    parse(*argv, "--attention-tokens-spool-dir", str(tmp_path / "spool"))
+    parse(*argv, "--attention-tokens-spool-dir", "/proc/spool")
+    assert not (tmp_path / "spool").exists()
 
 
 def test_a_key_of_its_own_needs_one_to_believe(tmp_path: Path) -> None:

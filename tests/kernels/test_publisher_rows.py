@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attn_core.wire import FINGERPRINTS
-from attn_kernels.rows import StepRows, fingerprint_batch
+from attn_kernels.rows import StepRows, fingerprint_batch, with_texts
+from attn_kernels.token_text import RequestTexts, Separate, TokenTexts
 
 
 @st.composite
@@ -56,7 +57,8 @@ def row(part: StepRows, i: int, *, privacy: bool) -> dict[str, Any]:
 @given(parts=st.lists(steps(), min_size=1, max_size=4), privacy=st.booleans())
 @settings(deadline=None)
 def test_each_row_is_what_its_step_held(parts: list[StepRows], *, privacy: bool) -> None:
-    batch = fingerprint_batch(parts, text_of=lambda token: f"<{token}>", privacy=privacy)
+    texts = RequestTexts(TokenTexts(Separate(lambda token: f"<{token}>")))
+    batch = fingerprint_batch([with_texts(part, texts) for part in parts], privacy=privacy)
     assert batch.schema.equals(FINGERPRINTS)
     batch.validate(full=True)
     expected = [row(part, i, privacy=privacy) for part in parts for i in range(len(part.token_ids))]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-from conftest import Server, Sink
+import pytest
+from conftest import Server, Sink, free_port, launch, make_model, stop, wait_until_ready
 
 LONG = "Here is a long list: " + ", ".join(f"thing {i}" for i in range(150)) + ". "
 
@@ -61,3 +65,70 @@ def test_every_start_gets_an_end_however_the_request_ends(server: Server, sink: 
     for row in ended:
         steps = sink.steps(row["request_id"])
         assert steps == list(range(len(steps)))
+
+
+def test_server_info_says_that_the_publisher_runs(server: Server) -> None:
+    (state,) = server.client.get("/server_info").json()["internal_states"]
+    assert (state["attention_tokens"]["publisher"], state["attention_tokens"]["alive"]) == ("running", True)
+    assert {"rows", "batches_dropped", "connected", "queue_items"} <= state["attention_tokens"].keys()
+
+
+def test_a_stock_server_s_info_has_nothing_of_it(stock_server: Server) -> None:
+    assert "attention_tokens" not in stock_server.client.get("/server_info").text
+
+
+FAULTY = """
+import threading
+run = threading.Thread.run
+def faulty(self):
+    if self.name != "attention-publisher":
+        run(self)
+    elif {stuck}:
+        threading.Event().wait()
+threading.Thread.run = faulty
+"""
+"""A publisher's thread that ends at once, or that hangs. Python runs it at the start of each process."""
+
+
+@pytest.fixture(scope="module")
+def faulty_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    """A server with a dead publisher and one with a stuck one, started side by side."""
+    make_model()
+    with contextlib.ExitStack() as stack:
+        started = {}
+        for state in ("dead", "stuck"):
+            folder = tmp_path_factory.mktemp(state)
+            (folder / "sitecustomize.py").write_text(FAULTY.format(stuck=state == "stuck"))
+            args = ["--return-attention-tokens", "--enable-metrics", "--attention-tokens-spool-dir", str(folder / "s")]
+            args += ["--attention-tokens-publish", f"tcp://127.0.0.1:{free_port()}"]
+            started[state] = launch(folder / "log", *args, PYTHONPATH=str(folder))
+            stack.callback(stop, *started[state])
+        for _, process in started.values():
+            stack.callback(process.send_signal, signal.SIGTERM)
+        for server, process in started.values():
+            wait_until_ready(server, process)
+        yield {state: server for state, (server, _) in started.items()}
+
+
+@pytest.mark.parametrize("state", ["dead", "stuck"])
+def test_a_publisher_that_does_nothing_any_more_shows(faulty_servers: dict[str, Server], state: str) -> None:
+    server = faulty_servers[state]
+    give_up_at = time.monotonic() + 60
+    while (found := attention_state(server))["publisher"] != state:  # stuck is said after ten seconds
+        assert time.monotonic() < give_up_at, found
+    for _ in range(2):
+        assert server.chat("What is 2+2?", max_tokens=4, ignore_eos=True)["usage"]["completion_tokens"] == 4
+    assert server.client.get("/health").status_code == 200, "the model is as well as ever"
+    assert attention_state(server)["queue_items"] > 0
+    lines = [line for line in server.log.read_text().splitlines() if "Attention publisher: its thread" in line]
+    assert len(lines) == 1
+    assert "restart the server to publish again" in lines[0]
+    figures = published(server)
+    assert figures["alive"] == (state == "stuck")
+    assert (figures["stalled_seconds"] > 10) or state == "dead"
+
+
+def attention_state(server: Server) -> dict[str, object]:
+    (state,) = server.client.get("/server_info").json()["internal_states"]
+    found: dict[str, object] = state["attention_tokens"]
+    return found

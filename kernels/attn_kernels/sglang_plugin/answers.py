@@ -8,6 +8,7 @@ delta, or in a delta of its own at the end.
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -18,43 +19,61 @@ from sglang.srt.managers.tokenizer_manager import ServerStatus
 
 from attn_kernels.sglang_plugin import request_fields
 from attn_kernels.sglang_plugin.packed import KEY, PROMPT_KEY, PROMPT_MISSING_KEY, unpack, unpack_prompt
-from attn_kernels.sglang_plugin.prompt_spans import prompt_spans
+from attn_kernels.sglang_plugin.prompt_spans import place_messages
+from attn_kernels.sglang_plugin.settings import PUBLISH_OFF, from_environment
 
+logger = logging.getLogger(__name__)
 Held = dict[str, list[Any]]
 """What an answer carries under each name, or waits to."""
 _NAMES = (KEY, PROMPT_KEY, PROMPT_MISSING_KEY)
 _HELD = "attention_held"
 _rendering = threading.local()
-"""SGLang converts a request on one thread from start to end: the spans of the prompt rendered on it, if any."""
+"""SGLang converts a request on one thread from start to end: whether its messages' places are wanted, and these."""
 
 
 def around_render_chat_template(original: Callable[..., Any], self: Any, messages: Any, **options: Any) -> Any:
-    """Hook: note where each message lies in the prompt that SGLang renders from `messages`."""
+    """Hook: note where each message lies in the prompt that SGLang renders from `messages`, where that is wanted."""
     rendered = original(self, messages, **options)
-    _rendering.spans = prompt_spans(
-        self.tokenizer_manager.tokenizer,
-        messages,
-        prompt_ids=rendered[0],
-        template_options={
-            **options["template_kwargs"],
-            "tools": options["tools"],
-            "add_generation_prompt": options.get("add_generation_prompt", True),
-        },
-        encode_options=options["encode_kwargs"],
-    )
+    if not getattr(_rendering, "wanted", False):
+        return rendered
+    try:
+        placed = place_messages(
+            self.tokenizer_manager.tokenizer,
+            messages,
+            template_options={
+                **options["template_kwargs"],
+                "tools": options["tools"],
+                "add_generation_prompt": options.get("add_generation_prompt", True),
+            },
+            encode_options=options["encode_kwargs"],
+        )
+        _rendering.placed = None if placed is None else placed.to_json()
+    except Exception:  # whatever a template does: the request itself was rendered
+        logger.debug("Where the messages of a chat lie in its prompt is not known.", exc_info=True)
     return rendered
 
 
 def around_convert_chat_request(
     original: Callable[..., Any], self: Any, request: Any, raw_request: Any = None
 ) -> tuple[Any, Any]:
-    """Hook: give the scheduler the field and the spans."""
-    _rendering.spans = None
-    adapted, processed = original(self, request, raw_request)
-    if _rendering.spans is not None:
-        request_fields.mark(adapted, request_fields.SPANS, orjson.dumps(_rendering.spans).decode())
+    """Hook: give the scheduler the field and, where they will be published, the messages' places."""
+    _rendering.placed, _rendering.wanted = None, _publishes_prompt(request)
+    try:
+        adapted, processed = original(self, request, raw_request)
+        if _rendering.placed is not None:
+            request_fields.mark(adapted, request_fields.PLACES, _rendering.placed)
+    finally:
+        _rendering.placed, _rendering.wanted = None, False
     request_fields.wish(request, adapted)
     return adapted, processed
+
+
+def _publishes_prompt(request: Any) -> bool:
+    """Whether this request's prompt goes to the sidecar."""
+    settings = from_environment()
+    if settings is None or settings.publish_address == PUBLISH_OFF or settings.privacy:
+        return False
+    return settings.capture == "all" or bool(request.return_attention_tokens)
 
 
 def around_convert_completion_request(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from attn_kernels.sglang_plugin import prompt_tokens, request_fields
 from attn_kernels.sglang_plugin.capture import Finished
 from attn_kernels.sglang_plugin.packed import KEY, NotCaptured, Packed, pack
 from attn_kernels.sglang_plugin.plan import Plan
+from attn_kernels.sglang_plugin.prompt_spans import published_spans
 from attn_kernels.sglang_plugin.readers import StepCapture
 from attn_kernels.torch_ops import Captured
 
@@ -92,6 +94,7 @@ class OnHost:
             companions=captured.companions.numpy()[kept],
             topk_positions=captured.topk_positions.numpy()[kept],
             topk_probs=captured.topk_probs.numpy()[kept],
+            last=[req.finished() for req in requests],
         )
         for i, (req, token) in enumerate(zip(requests, tokens, strict=True)):
             if rows.asked[i]:
@@ -127,26 +130,32 @@ class Journal:
     current: Journal | None = None
     """Set when the scheduler is up; the hooks are functions without a place of their own."""
 
-    def __init__(self, publisher: Publisher | None) -> None:
+    def __init__(self, publisher: Publisher | None, *, tokenizer: Any = None) -> None:
         self._publisher = publisher
+        self._tokenizer = tokenizer
 
     def started(self, req: Any) -> None:
         """The first token of this request is being computed; repeats are ignored."""
         if self._publisher is None or getattr(req, _STARTED, False):
             return
         setattr(req, _STARTED, True)
-        custom = req.sampling_params.custom_params
+        ids = list(req.origin_input_ids)
         self._publisher.put(
             RequestEvent(
                 request_id=req.rid,
                 event="started",
                 at_us=time.time_ns() // 1000,
-                prompt_len=len(req.origin_input_ids),
-                prompt_token_ids=list(req.origin_input_ids),
-                prompt_spans=custom.get(request_fields.SPANS) if isinstance(custom, dict) else None,
+                prompt_len=len(ids),
+                prompt_token_ids=ids,
+                prompt_spans=self._spans(req.sampling_params.custom_params, ids),
                 sampling_params=_sampling_params(req.sampling_params),
             )
         )
+
+    def _spans(self, custom: Any, ids: list[int]) -> Callable[[], str | None] | None:
+        """What gives the prompt's spans: it tokenises the prompt, which is for the publisher's thread."""
+        placed = custom.get(request_fields.PLACES) if isinstance(custom, dict) else None
+        return partial(published_spans, self._tokenizer, placed, ids) if isinstance(placed, str) else None
 
     def step(self, rows: StepRows) -> None:
         """These tokens were committed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from attn_core.wire import DEFAULT_ADDRESS
 from attn_kernels.sglang_plugin.settings import PUBLISH_OFF, CaptureSettings
 
 logger = logging.getLogger(__name__)
+
+MIN_SPOOL_BYTES = 1 << 20
+"""A spool drops an eighth of itself at a time; smaller ones would not hold a large batch at all."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -78,8 +82,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=_byte_count,
         default=CaptureSettings.spool_bytes,
         metavar="N",
-        help="Bound of what waits on disk, beyond which the oldest is dropped and counted; 0 for no spool. Default: "
-        "%(default)s.",
+        help="Bound of what waits on disk, beyond which the oldest is dropped and counted: 1 MiB or more, or 0 for no "
+        "spool. Default: %(default)s.",
     )
     group.add_argument(
         "--attention-tokens-curve-server-key",
@@ -116,7 +120,30 @@ def _percent(text: str) -> float:
 def _byte_count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes: give an integer, or 0 for no spool")
-    return int(text)
+    value = int(text)
+    if 0 < value < MIN_SPOOL_BYTES:
+        raise argparse.ArgumentTypeError(
+            f"{text} bytes are less than one batch may take: give {MIN_SPOOL_BYTES} or more, or 0 for no spool"
+        )
+    return value
+
+
+def _spool_dir(text: str) -> str:
+    """The directory's absolute path, once it is known that files can be written there; it is made where it is not.
+
+    Ends the process in one line where they cannot.
+    """
+    path = Path(text).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (OSError, ValueError) as error:
+        raise SystemExit(
+            f"--attention-tokens-spool-dir: nothing can be written in {str(path)!r} ({getattr(error, 'strerror', None) or error}): give a directory "
+            "of this user's, or --attention-tokens-spool-bytes 0 for no spool"
+        ) from error
+    return str(path)
 
 
 def _publish_address(text: str) -> str:
@@ -154,6 +181,14 @@ def settings_from_args(args: argparse.Namespace) -> CaptureSettings | None:
         return None
     if args.attention_tokens_curve_client_key and not args.attention_tokens_curve_server_key:
         raise SystemExit("--attention-tokens-curve-client-key needs --attention-tokens-curve-server-key beside it.")
+    if args.attention_tokens_curve_server_key and args.attention_tokens_publish == PUBLISH_OFF:
+        raise SystemExit(
+            f"--attention-tokens-curve-server-key does not work with --attention-tokens-publish {PUBLISH_OFF}: there "
+            f"is nothing to encrypt. Give an address, such as {DEFAULT_ADDRESS}, or leave the key out."
+        )
+    spool_dir = args.attention_tokens_spool_dir
+    if spool_dir and args.attention_tokens_spool_bytes and args.attention_tokens_publish != PUBLISH_OFF:
+        spool_dir = _spool_dir(spool_dir)
     return CaptureSettings(
         top_k=args.attention_tokens_top_k,
         publish_address=args.attention_tokens_publish,
@@ -161,7 +196,7 @@ def settings_from_args(args: argparse.Namespace) -> CaptureSettings | None:
         privacy=args.attention_tokens_privacy,
         cuda_graphs=args.attention_tokens_cuda_graphs,
         budget_percent=args.attention_capture_budget,
-        spool_dir=args.attention_tokens_spool_dir and str(Path(args.attention_tokens_spool_dir).absolute()),
+        spool_dir=spool_dir,
         spool_bytes=args.attention_tokens_spool_bytes,
         curve_server_key=args.attention_tokens_curve_server_key,
         curve_client_key=args.attention_tokens_curve_client_key,
@@ -191,6 +226,11 @@ def why_refused(server_args: Any, capture_settings: CaptureSettings) -> str | No
         return (
             "--attention-capture-budget does not work with --attention-tokens-cuda-graphs: inside a graph the "
             "capture's cost cannot be told from the rest. Leave one of the two out."
+        )
+    if capture_settings.cuda_graphs and server_args.disable_cuda_graph:
+        return (
+            "--attention-tokens-cuda-graphs does not work with --disable-cuda-graph: there are no graphs to record "
+            "the capture in. Leave one of the two out."
         )
     if capture_settings.budget_percent is not None and server_args.tp_size > 1:
         return (

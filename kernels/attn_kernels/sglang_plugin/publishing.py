@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def start_publisher(
         curve=curve,
         report=_metrics(scheduler),
     )
+
+
+def publisher_state(publisher: Publisher | None) -> dict[str, Any]:
+    """What /server_info says of the publisher of one scheduler."""
+    if publisher is None:
+        return {"publisher": PUBLISH_OFF}
+    return {"publisher": publisher.state(), **asdict(publisher.figures())}
 
 
 def _metrics(scheduler: Any) -> PublisherMetrics | None:

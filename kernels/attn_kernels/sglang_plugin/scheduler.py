@@ -13,10 +13,11 @@ from attn_kernels.publisher import Publisher
 from attn_kernels.sglang_plugin.building import built_of
 from attn_kernels.sglang_plugin.capture import Observer
 from attn_kernels.sglang_plugin.committed import Journal, OnDevice
-from attn_kernels.sglang_plugin.publishing import start_publisher
+from attn_kernels.sglang_plugin.publishing import publisher_state, start_publisher
 from attn_kernels.sglang_plugin.settings import from_environment
 
 logger = logging.getLogger(__name__)
+_NOT_HERE = object()
 
 
 def after_init(result: Any, self: Any, server_args: Any, *args: Any, **options: Any) -> None:
@@ -42,7 +43,7 @@ def after_init(result: Any, self: Any, server_args: Any, *args: Any, **options: 
     if get_parallel().attn_tp_rank == 0:  # every rank has the same rows
         publisher = start_publisher(settings, scheduler=self, server_args=server_args, info=info)
     self._attention_publisher = publisher
-    journal = Journal.current = Journal(publisher)
+    journal = Journal.current = Journal(publisher, tokenizer=self.tokenizer)
     runner.sampling_observer = Observer(lambda finished: OnDevice(finished, journal))
     logger.info(
         "Attention capture: layers %s of %d, %d heads, top-%d, %s requests, publishing %s%s%s.",
@@ -65,6 +66,13 @@ def around_run_event_loop(original: Callable[..., Any], self: Any) -> None:
         publisher: Publisher | None = getattr(self, "_attention_publisher", None)
         if publisher is not None:
             publisher.close()
+
+
+def after_get_internal_state(result: Any, self: Any, recv_req: Any) -> Any:
+    """Hook: how the publisher does, in /server_info under this scheduler's ``internal_states``."""
+    if (publisher := getattr(self, "_attention_publisher", _NOT_HERE)) is not _NOT_HERE:
+        result.internal_state["attention_tokens"] = publisher_state(publisher)
+    return result
 
 
 def after_stream_output(result: Any, self: Any, reqs: Any, *args: Any, **options: Any) -> None:

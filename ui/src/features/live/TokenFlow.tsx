@@ -2,6 +2,7 @@ import {
   Fragment,
   type KeyboardEvent,
   type PointerEvent,
+  useCallback,
   useEffect,
   useLayoutEffect,
   useMemo,
@@ -38,8 +39,14 @@ export function TokenFlow({ request, activeToken, pinnedStep, flashPosition, onH
   const scroller = useRef<HTMLDivElement>(null);
   // A long answer that has ended is read from its beginning: at its end, page after page would be asked for at once.
   const isAtEnd = useRef(pinnedStep === null && request.next_step === null);
-  /** A token named by the URL is brought into view once, when it is there. */
-  const isPinAwaited = useRef(pinnedStep !== null);
+  /** A token named by the URL is brought into view when it is there, and kept there until the reader moves. */
+  const isPinKept = useRef(pinnedStep !== null);
+  const keepPin = useCallback((): void => {
+    if (isPinKept.current) document.getElementById(optionId(pinnedStep ?? 0))?.scrollIntoView({ block: "center" });
+  }, [pinnedStep]);
+  const letPinGo = (): void => {
+    isPinKept.current = false;
+  };
   const [numUnfolded, setNumUnfolded] = useState(0);
   const activeStep = activeToken?.step ?? null;
   const missing = missingOf(request);
@@ -65,11 +72,7 @@ export function TokenFlow({ request, activeToken, pinnedStep, flashPosition, onH
   useLayoutEffect(() => {
     const element = scroller.current;
     if (element && isAtEnd.current) element.scrollTop = element.scrollHeight;
-    const option = isPinAwaited.current ? document.getElementById(optionId(pinnedStep ?? 0)) : null;
-    if (option) {
-      option.scrollIntoView({ block: "center" });
-      isPinAwaited.current = false;
-    }
+    keepPin();
   }, [request.num_tokens, request.prompt_token_texts]);
 
   useEffect(() => {
@@ -78,10 +81,11 @@ export function TokenFlow({ request, activeToken, pinnedStep, flashPosition, onH
     if (element === null) return;
     const observer = new ResizeObserver(() => {
       if (isAtEnd.current) element.scrollTop = element.scrollHeight;
+      keepPin();
     });
     for (const part of element.children) observer.observe(part);
     return () => observer.disconnect();
-  }, []);
+  }, [keepPin]);
 
   useEffect(() => {
     if (flashPosition === null) return;
@@ -92,6 +96,7 @@ export function TokenFlow({ request, activeToken, pinnedStep, flashPosition, onH
   }, [flashPosition]);
 
   const onKeyDown = (event: KeyboardEvent): void => {
+    letPinGo();
     if (event.key === "Escape") {
       onPin(null);
       return;
@@ -109,8 +114,12 @@ export function TokenFlow({ request, activeToken, pinnedStep, flashPosition, onH
       className={styles.flow}
       data-active={activeToken ? "" : undefined}
       onScroll={({ currentTarget: at }) => {
-        isAtEnd.current = at.scrollHeight - at.scrollTop - at.clientHeight < STICK_PX;
+        // Only what still grows is followed: of an answer that has ended, pages come in at the reader's own place.
+        isAtEnd.current = request.ended_at_us === null && at.scrollHeight - at.scrollTop - at.clientHeight < STICK_PX;
       }}
+      onWheel={letPinGo}
+      onTouchMove={letPinGo}
+      onPointerDown={letPinGo}
       onPointerMove={(event) => onHover(stepUnder(event))}
       onPointerLeave={() => onHover(null)}
     >
