@@ -1,13 +1,16 @@
 """Grounding: bounds that always hold the truth, and sentences that are the answer in order."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sidecar_tools import random_rows, request_row, with_column
 
 from attn_sidecar.admission import Span
+from attn_sidecar.api.requests import MAX_FIGURES
 from attn_sidecar.grounding import grounding, parts_of
 from attn_sidecar.sentences import sentence_ranges
 from attn_sidecar.store.records import Token
@@ -76,6 +79,43 @@ def test_every_position_lies_in_exactly_one_part(case):
     parts = parts_of(prompt_len=prompt_len, spans=spans)
     for position in range(prompt_len + 5):
         assert sum(start <= position < end for part in parts for start, end in part.ranges) == 1
+
+
+@given(
+    prompt_len=st.integers(0, 40),
+    ends=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=8),
+)
+def test_parts_are_those_of_asking_each_position(prompt_len, ends):
+    """Overlapping, empty, turned and out of the prompt: a position belongs to the first span over it."""
+    spans = [Span(message=k, role="user", start=start, end=end) for k, (start, end) in enumerate(ends)]
+    parts = parts_of(prompt_len=prompt_len, spans=spans)
+    for position in range(min(4, prompt_len), prompt_len):
+        owner = next((k for k, span in enumerate(spans) if span.start <= position < span.end), len(spans))
+        [found] = [k for k, part in enumerate(parts) if any(a <= position < b for a, b in part.ranges)]
+        assert found == owner + 1
+    for part in parts:
+        assert all(a < b for a, b in part.ranges)
+        assert sum(len(one.ranges) for one in parts) <= 2 * len(spans) + 3
+
+
+def test_a_request_of_many_messages_is_answered_in_bounded_pages(client, sender):
+    """Two such requests stopped all reads: 9 s each. Now a page holds a bounded number of figures."""
+    spans = [{"message": k, "role": "user", "start": k, "end": k + 1} for k in range(1000)]
+    started = with_column(request_row("started", request_id="chat"), "prompt_spans", [json.dumps(spans)])
+    sender.send(with_column(started, "prompt_len", [1000]), kind="requests")
+    sender.send(random_rows(500, request_id="chat"))
+    sender.hear_all()
+    steps, from_step, pages = [], 0, 0
+    while from_step is not None:
+        page = client.get(f"/requests/chat?from_step={from_step}").json()
+        figures = len(page["tokens"]) * len(page["grounding"]["parts"])
+        assert figures <= MAX_FIGURES
+        assert (page["prompt_token_texts"] is None) is False
+        steps += [one["step"] for one in page["grounding"]["tokens"]]
+        from_step, pages = page["next_step"], pages + 1
+    assert steps == list(range(500))
+    assert pages == 4
+    assert client.get("/requests/chat?prompt=no").json()["prompt_token_texts"] is None
 
 
 def test_a_message_is_told_apart_from_the_sink_and_the_template():

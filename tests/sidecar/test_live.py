@@ -6,11 +6,12 @@ import time
 
 import msgspec
 import pytest
-from sidecar_tools import publish_bundle, random_rows, request_row, without_notice
+from sidecar_tools import publish_bundle, random_rows, request_row, with_column, without_notice
 from starlette.websockets import WebSocketDisconnect
 
 from attn_sidecar import live
 from attn_sidecar.live import LiveHub
+from attn_sidecar.store.records import Token
 
 TOKEN_FIELDS = {
     *("id", "request_id", "step", "token_id", "token_text", "captured_at_us", "zone", "confidence", "cluster_id"),
@@ -178,3 +179,45 @@ def test_listeners_are_paced_and_the_last_few_tokens_are_not(client, sender, mon
         tokens_of(socket, 1)
     assert len(held_s) == 2
     assert all(held <= 1 / 64 for held in held_s)
+
+
+def test_no_message_is_larger_than_clients_take(client, sender):
+    """With a top-k of 128 a message of 256 tokens passed 1 MiB, where common clients hang up."""
+    rows = random_rows(600, request_id="wide")
+    longest = [[k % 20 for k in range(128)]] * 600
+    rows = with_column(rows, "topk_positions", longest)
+    rows = with_column(rows, "topk_probs", [[1 / 129] * 128] * 600)
+    started = with_column(request_row("started", request_id="wide"), "prompt_token_texts", [["word"] * 100_000])
+    with client.websocket_connect("/events") as socket:
+        assert socket.receive_json()["kind"] == "hello"
+        sender.send(started, kind="requests")
+        sender.send(rows)
+        sender.hear_all()
+        steps, cursor = [], 0
+        while len(steps) < 600:
+            text = socket.receive_text()
+            assert len(text.encode()) <= live.MAX_MESSAGE_BYTES
+            message = json.loads(text)
+            if message["kind"] == "request":
+                assert (message["prompt_left_out"], message["prompt_token_texts"]) == (True, None)
+                continue
+            assert message["cursor"] > cursor
+            cursor = message["cursor"]
+            assert all(len(token["topk_probs"]) == 128 for token in message["tokens"])
+            steps += [token["step"] for token in message["tokens"]]
+    assert steps == list(range(600))
+    assert len(client.get("/requests/wide").json()["prompt_token_texts"]) == 100_000
+    # Who comes back is sent the same, in messages as small.
+    with client.websocket_connect("/events?after=0") as socket:
+        socket.receive_text()
+        assert len(socket.receive_text().encode()) <= live.MAX_MESSAGE_BYTES
+
+
+def test_a_token_too_large_for_a_message_goes_without_its_top_k():
+    known = dict.fromkeys(Token.__struct_fields__) | {"id": 7, "request_id": "r", "step": 0, "captured_at_us": 1}
+    token = Token(**known | {"vector": [0.0] * 20})
+    wide = msgspec.structs.replace(token, topk_positions=[1] * 60_000, topk_probs=[0.123456789] * 60_000)
+    [(cursor, message)] = live.tokens_messages([wide])
+    assert cursor == wide.id
+    assert len(message) <= live.MAX_MESSAGE_BYTES
+    assert json.loads(message)["tokens"][0]["topk_positions"] is None
