@@ -185,8 +185,9 @@ def test_langchain_chats(langchain: Any, connection: dict[str, str], sink: Sink,
     "options", [{}, {"n": 2, "best_of": 2}, {"stop": ["six"]}], ids=["plain", "two choices", "stop"]
 )
 def test_langchain_completes(langchain: Any, connection: dict[str, str], options: dict[str, Any]) -> None:
-    stop = options.pop("stop", None) if "stop" in options else None
-    model = langchain.OpenAI(model="demo", max_tokens=12, extra_body=ASK, **connection, **options)
+    stop = options.get("stop")
+    given = {name: value for name, value in options.items() if name != "stop"}
+    model = langchain.OpenAI(model="demo", max_tokens=12, extra_body=ASK, **connection, **given)
     (generations,) = model.generate([PROMPT], stop=stop).generations
     assert [bool(one.text) for one in generations] == [True] * options.get("n", 1)
     if "n" not in options:  # its streaming is for one choice

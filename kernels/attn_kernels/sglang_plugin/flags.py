@@ -141,8 +141,8 @@ def _spool_dir(text: str) -> str:
     except (OSError, ValueError) as error:
         raise SystemExit(
             f"--attention-tokens-spool-dir: nothing can be written in {str(path)!r} "
-            f"({getattr(error, 'strerror', None) or error}): give a directory "
-            "of this user's, or --attention-tokens-spool-bytes 0 for no spool"
+            f"({getattr(error, 'strerror', None) or error}): give a directory of this user's, or "
+            "--attention-tokens-spool-bytes 0 for no spool"
         ) from error
     return str(path)
 
