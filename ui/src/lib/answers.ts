@@ -161,6 +161,7 @@ export interface Run {
   models: string[] | null;
   previous_run_id: string | null;
   gone_cluster_ids: number[] | null;
+  unreadable: string[];
 }
 
 export interface RunAnswer {
