@@ -32,6 +32,7 @@ ROWS_A_STEP = 64
 CONTEXT_LEN = 1000
 _STEP_S = 0.001
 _DRAIN_S = 60.0
+_QUIET_S = 1.0
 INFO = SourceInfo(model_id="kill-rounds", captured_layers=(0, 4, 8, 12, 17, 21, 25, 29), num_heads=9)
 
 
@@ -149,13 +150,18 @@ def main() -> int:
 
 
 def _drain(publisher: Publisher, ledger: Ledger, num_rows: int) -> int:
-    """Wait for every acknowledgement, those of the spool included, before the publisher's own short end."""
+    """Wait for every acknowledgement, those of the spool included, before the publisher's own short end.
+
+    Nothing may wait for `_QUIET_S`: what was taken from the queue is a batch only after an interval, and a sender that
+    is told to end at once has not opened its predecessor's spool yet.
+    """
     give_up_at = time.monotonic() + _DRAIN_S
     never = threading.Event()
-    while time.monotonic() < give_up_at:
+    quiet_since = time.monotonic()
+    while time.monotonic() < give_up_at and time.monotonic() < quiet_since + _QUIET_S:
         now = publisher.figures()
-        if not (now.queue_items or now.memory_batches or now.spool_batches):
-            break
+        if now.queue_items or now.memory_batches or now.spool_batches:
+            quiet_since = time.monotonic()
         never.wait(0.01)
     closed = publisher.close(10.0)
     ledger.note(what="ended", num_rows=num_rows, dropped=publisher.dropped, closed=closed)
