@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -166,15 +165,12 @@ def test_without_a_receiver_the_oldest_are_dropped_and_counted(
     limits = Limits(batch_interval_s=0.01, batch_rows=2, memory_bytes=40_000, reconnect_interval_ms=10)
     publishing = publisher(address, limits=limits)
     numbers = itertools.count()
-    slowest_s = 0.0
     with caplog.at_level(logging.ERROR):
+        # Nobody receives: a `put` that waited for room would never come back.
         while publishing.dropped < 3:
-            begin = time.perf_counter()
             publishing.put(step(newest := next(numbers)))
-            slowest_s = max(slowest_s, time.perf_counter() - begin)
         sinks.append(Sink(address))
         assert publishing.close(30)
-    assert slowest_s < 0.5
     assert max(batch.info.dropped for batch in sinks[0].batches) > 0
     assert "batches of fingerprints lost so far" in caplog.text
     kept = steps_of(sinks)
