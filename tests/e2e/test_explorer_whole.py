@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from explorer_stack import PATIENCE_MS
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Route
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "tests" / "sidecar"), str(ROOT / "tests" / "core")]
@@ -50,7 +50,7 @@ def served() -> None:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tools.SidecarProcess]:
     """A real sidecar with a long answer, an id that was used twice, a character of several tokens, and a run."""
     sidecar = tools.SidecarProcess(tmp_path_factory.mktemp("whole"))
     tools.publish_bundle(sidecar.discovery_dir, num_points=400)
@@ -71,8 +71,14 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     sender.send(tools.with_column(ended, "num_output_tokens", [TOKENS]), kind="requests")
     sender.hear_all()
     sender.close()
-    yield sidecar.http
+    yield sidecar
     sidecar.stop()
+
+
+@pytest.fixture(scope="module")
+def url(sidecar: tools.SidecarProcess) -> str:
+    """Where it serves the explorer."""
+    return str(sidecar.http)
 
 
 def test_a_long_answer_is_read_as_one_scrolls_and_says_so(page: Page, url: str) -> None:
@@ -156,3 +162,35 @@ def test_points_and_clusters_are_of_one_run(page: Page, url: str) -> None:
     clusters = [one for one in asked if "/clusters" in one]
     assert clusters
     assert all("run=2026-01-10T04-02-11" in one for one in clusters)
+
+
+def test_a_lost_context_keeps_the_filter_and_the_colours(page: Page, url: str) -> None:
+    page.add_init_script(KEEP_CONTEXTS)
+    page.goto(f"{url}/map?color=cluster&hide=long_range")
+    half = "() => document.querySelector('[data-testid=map]')?.dataset.drawnPoints === '200'"
+    page.wait_for_function(half, timeout=PATIENCE_MS)
+    page.evaluate("() => window.contexts.filter((one) => !one.isContextLost()).at(-1)"
+                  ".getExtension('WEBGL_lose_context').loseContext()")  # fmt: skip
+    page.wait_for_selector("[data-testid=map][data-generation='1']", timeout=PATIENCE_MS)
+    page.wait_for_function(half, timeout=PATIENCE_MS)
+    assert "color=cluster" in page.url
+    assert "hide=long_range" in page.url
+
+
+def test_a_run_that_is_swapped_between_points_and_clusters(page: Page, sidecar: tools.SidecarProcess) -> None:
+    """The second run is served before the clusters are asked for: they are those of the points, then both follow."""
+    answered: list[list[int]] = []
+
+    def swap(route: Route) -> None:
+        if not answered:
+            tools.publish_bundle(sidecar.discovery_dir, run_id="2026-01-10T05-02-11", num_points=60, cluster_ids=(7, 9))
+            sidecar.client.post("/discovery/reload").raise_for_status()
+        response = route.fetch()
+        answered.append([one["cluster_id"] for one in response.json()["clusters"]])
+        route.fulfill(response=response)
+
+    page.route("**/clusters?*", swap)
+    page.goto(f"{sidecar.http}/map?color=cluster")
+    page.wait_for_selector("text=Cluster 7", timeout=PATIENCE_MS)
+    page.wait_for_function("() => document.querySelector('[data-testid=map]')?.dataset.drawnPoints === '60'")
+    assert (answered[0], answered[-1]) == ([3, 5], [7, 9])

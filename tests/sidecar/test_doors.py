@@ -115,7 +115,7 @@ def test_with_the_token_every_route_answers(opened):
 def test_what_is_open_with_a_token_holds_no_data(opened):
     """The explorer's own files, and whether the sidecar lives; not where, what version, or why not."""
     client = opened(token=TOKEN)
-    for path in ("/", "/live", "/map", "/assets/app-1.js"):
+    for path in ("/", "/live", "/map", "/views/runs", "/assets/app-1.js"):
         assert client.get(path, headers={"accept": "text/html"}).status_code == 200
     assert client.get("/health").json() == {"status": "ok", "version": "", "reasons": []}
     assert client.get("/health", headers=BEARER).json()["version"]
