@@ -130,8 +130,6 @@ def test_first_data_without_clear_clusters_gets_a_map_that_says_so(tmp_path, mon
     now = time.time_ns() // 1000
     rows = unclustered(3000, seed=5, start_us=now - 3 * HOUR_US, end_us=now - 1_000_000)
     figures, bundle = discovered(tmp_path, rows)
-    if "refused_cluster_agreement" not in figures:
-        pytest.skip("no cluster at all was found in this data")
     assert figures["refused_cluster_agreement"] < 1.0
     assert bundle.manifest["num_clusters"] == 0
     assert bundle.manifest["note"].startswith("no clear clusters: ")

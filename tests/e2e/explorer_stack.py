@@ -29,6 +29,19 @@ CHROMIUM_FLAGS = [
 DRIVER_NOISE = "GL Driver Message"
 """Chromium's own remark on reading software-drawn pixels back for a screenshot."""
 PATIENCE_MS = 60_000
+COLOURED_PIXELS = """() => {
+  const map = document.querySelector('[data-testid=map]');
+  const copy = Object.assign(document.createElement('canvas'), { width: map.width, height: map.height });
+  const context = copy.getContext('2d', { willReadFrequently: true });
+  context.drawImage(map, 0, 0);
+  const { data } = context.getImageData(0, 0, map.width, map.height);
+  let coloured = 0;
+  for (let at = 0; at < data.length; at += 4) {
+    const [r, g, b] = [data[at], data[at + 1], data[at + 2]];
+    if (Math.max(r, g, b) - Math.min(r, g, b) > 40) coloured += 1;
+  }
+  return coloured;
+}"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,26 +14,13 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from explorer_stack import PATIENCE_MS, Served
+from explorer_stack import COLOURED_PIXELS, PATIENCE_MS, Served
 from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.e2e
 
 COUNT_TOKENS = "() => Number(document.querySelector('[data-testid=answer]')?.dataset.numTokens ?? 0)"
 POINTS_ARE_DRAWN = "() => Number(document.querySelector('[data-testid=map]')?.dataset.drawnPoints ?? 0) > 0"
-COLOURED_PIXELS = """() => {
-  const map = document.querySelector('[data-testid=map]');
-  const copy = Object.assign(document.createElement('canvas'), { width: map.width, height: map.height });
-  const context = copy.getContext('2d', { willReadFrequently: true });
-  context.drawImage(map, 0, 0);
-  const { data } = context.getImageData(0, 0, map.width, map.height);
-  let coloured = 0;
-  for (let at = 0; at < data.length; at += 4) {
-    const [r, g, b] = [data[at], data[at + 1], data[at + 2]];
-    if (Math.max(r, g, b) - Math.min(r, g, b) > 40) coloured += 1;
-  }
-  return coloured;
-}"""
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from explorer_stack import PATIENCE_MS
+from explorer_stack import COLOURED_PIXELS, PATIENCE_MS
 from playwright.sync_api import Browser, Page, Route
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,19 +18,6 @@ import sidecar_tools as tools  # noqa: E402
 pytestmark = pytest.mark.e2e
 
 TOKENS = 3000
-COLOURED_PIXELS = """() => {
-  const map = document.querySelector('[data-testid=map]');
-  const copy = Object.assign(document.createElement('canvas'), { width: map.width, height: map.height });
-  const context = copy.getContext('2d', { willReadFrequently: true });
-  context.drawImage(map, 0, 0);
-  const { data } = context.getImageData(0, 0, map.width, map.height);
-  let coloured = 0;
-  for (let at = 0; at < data.length; at += 4) {
-    const [r, g, b] = [data[at], data[at + 1], data[at + 2]];
-    if (Math.max(r, g, b) - Math.min(r, g, b) > 40) coloured += 1;
-  }
-  return coloured;
-}"""
 KEEP_CONTEXTS = """
 window.contexts = [];
 const plain = HTMLCanvasElement.prototype.getContext;
@@ -164,7 +151,9 @@ def test_points_and_clusters_are_of_one_run(page: Page, url: str) -> None:
     assert all("run=2026-01-10T04-02-11" in one for one in clusters)
 
 
-def test_a_lost_context_keeps_the_filter_and_the_colours(page: Page, url: str) -> None:
+def test_a_lost_context_keeps_the_filter_and_the_colours(browser: Browser, url: str) -> None:
+    # Not the fixture's page: the browser itself remarks on a lost context in the console.
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
     page.add_init_script(KEEP_CONTEXTS)
     page.goto(f"{url}/map?color=cluster&hide=long_range")
     half = "() => document.querySelector('[data-testid=map]')?.dataset.drawnPoints === '200'"
@@ -175,6 +164,7 @@ def test_a_lost_context_keeps_the_filter_and_the_colours(page: Page, url: str) -
     page.wait_for_function(half, timeout=PATIENCE_MS)
     assert "color=cluster" in page.url
     assert "hide=long_range" in page.url
+    page.close()
 
 
 def test_a_run_that_is_swapped_between_points_and_clusters(page: Page, sidecar: tools.SidecarProcess) -> None:

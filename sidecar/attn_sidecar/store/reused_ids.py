@@ -66,7 +66,7 @@ def name_starts(
                     "started_at_us = coalesce(started_at_us, excluded.started_at_us)",
                     (names[-1], model_id, at_us),
                 )
-        named.append((model_id, _with_ids(rows, names) if names != ids else rows))
+        named.append((model_id, with_ids(rows, names) if names != ids else rows))
     return named
 
 
@@ -83,7 +83,7 @@ def name_tokens(connection: sqlite3.Connection, rows: pa.RecordBatch) -> pa.Reco
     for i, code in enumerate(codes):
         if (found := answers[code]) is not None:
             ids[i] = found.at(at_us[i])
-    return _with_ids(rows, ids)
+    return with_ids(rows, ids)
 
 
 def rows_of_other_answers(
@@ -110,7 +110,7 @@ def rows_of_other_answers(
         name = _begin(connection, response_id, min(at_us[i] for i in members))
         places += members
         names += [name] * len(members)
-    return np.array(places, dtype=np.int64), _with_ids(rows.take(pa.array(places)), names)
+    return np.array(places, dtype=np.int64), with_ids(rows.take(pa.array(places)), names)
 
 
 _HELD = """
@@ -179,7 +179,8 @@ def _response_id(connection: sqlite3.Connection, request_id: str) -> str:
     return request_id if found is None else str(found[0])
 
 
-def _with_ids(rows: pa.RecordBatch, ids: list[str]) -> pa.RecordBatch:
+def with_ids(rows: pa.RecordBatch, ids: list[str]) -> pa.RecordBatch:
+    """These rows under these request ids."""
     columns = [pa.array(ids, pa.string()), *rows.columns[1:]]
     assert rows.schema.names[0] == "request_id"
     return pa.RecordBatch.from_arrays(columns, schema=rows.schema)

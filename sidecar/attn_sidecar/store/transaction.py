@@ -16,7 +16,7 @@ from attn_core.store import insert_fingerprints, max_id, record_source, upsert_r
 from attn_core.wire import Batch, vectors_from_rows
 from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint, Stored, rows_from_posted
 from attn_sidecar.store.request_zones import record_zones_at_end
-from attn_sidecar.store.reused_ids import name_starts, name_tokens, rows_of_other_answers
+from attn_sidecar.store.reused_ids import name_starts, name_tokens, rows_of_other_answers, with_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ def _insert(
         ids = rows.column("request_id").to_pylist()
         for i, request_id in zip(places.tolist(), named.column("request_id").to_pylist(), strict=True):
             ids[i] = request_id
-        rows = pa.RecordBatch.from_arrays([pa.array(ids, pa.string()), *rows.columns[1:]], schema=rows.schema)
+        rows = with_ids(rows, ids)
     return rows, new
 
 
