@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from attn_core.store import HOUR_US
+from attn_core.store import HOUR_US, with_all_columns
 
 _KEY = ["request_id", "step"]
 
@@ -18,10 +18,11 @@ def with_expired_rows(rows: pa.Table, *, stored: pa.Table | None, oldest_id: int
 
     Second, how many those are. Retention deletes from the lowest id on, so what lies below `oldest_id` went by age or
     size and is kept. A stored row above it that the database lacks was deleted by hand, and goes here too. Both tables
-    have the columns of `attn_core.store.STORED`.
+    have the columns of `attn_core.store.STORED`, or those that an older version wrote.
     """
     if stored is None or not stored.num_rows:
         return rows, 0
+    stored = with_all_columns(stored)
     expired = stored if oldest_id is None else stored.filter(pc.less(stored.column("id"), oldest_id))
     fresh = expired.select(_KEY).append_column("at", pa.array(np.arange(expired.num_rows)))
     fresh = fresh.join(rows.select(_KEY), keys=_KEY, join_type="left anti")

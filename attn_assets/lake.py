@@ -83,7 +83,8 @@ class Lake:
                 continue
             if found is not None and ONLY in found:
                 tables.append(found[ONLY])
-        return pa.concat_tables(tables) if tables else None
+        # An older version wrote fewer columns: they are null in its hours.
+        return pa.concat_tables(tables, promote_options="default") if tables else None
 
     def unreadable(self, asset: str, hours: Sequence[str]) -> list[str]:
         """Those of the hours that are there and cannot be read."""

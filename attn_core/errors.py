@@ -8,6 +8,7 @@ AttnError
 │   └── QueryTooLong     a question to the store took longer than it may
 ├── BundleError          a discovery bundle is missing, damaged or of another version
 ├── CalibrationError     a zone calibration cannot be made, read or used
+├── ProjectionError      a head projection cannot be made, read or used
 └── SettingsError        a flag or environment variable has a value that cannot be used
 """
 
@@ -48,6 +49,10 @@ class BundleError(AttnError):
 
 class CalibrationError(AttnError):
     """A zone calibration cannot be made, read or used."""
+
+
+class ProjectionError(AttnError):
+    """A head projection cannot be made, read or used."""
 
 
 class SettingsError(AttnError):

@@ -3,13 +3,14 @@
 Version 1 kept one wide table `fingerprints` with every text written out in every row. Version 2 keeps numbers in
 `tokens` and shows the same columns in a view of the old name. Version 3 keeps the zone of each request's whole answer:
 two more columns of `requests`, null in the rows that there are. Version 4 keeps names for the answers of ids that were
-used again: one more table, empty.
+used again: one more table, empty. Version 5 keeps head sketches: two more columns of `tokens`, null in the rows that
+there are, which the view shows, and one more table, empty.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 _REQUESTS = """
 INSERT INTO request_numbers (request_id)
@@ -35,6 +36,9 @@ FROM fingerprints_v1 AS f CROSS JOIN request_numbers AS r ON r.request_id = f.re
 """
 _REQUEST_ZONES = ("zone TEXT", "zone_confidence REAL")
 """The columns of `requests` that version 2 lacks."""
+_HEAD_SKETCHES = ("head_sketch BLOB CHECK (length(head_sketch) = 42)", "projection_no INTEGER")
+"""The columns of `tokens` that version 4 lacks."""
+_VIEWS = ("zones_per_hour", "newest_fingerprints", "fingerprints")
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -43,8 +47,10 @@ def version_of(connection: sqlite3.Connection) -> int:
     # Today's schema.sql, run by hand on an older file, sets the number but can neither move rows nor add columns.
     if version >= 1 and _kind_of(connection, "fingerprints") == "table":
         return 1
-    if version >= 3 and _kind_of(connection, "requests") == "table" and _missing_request_zones(connection):
+    if version >= 3 and _missing(connection, "requests", _REQUEST_ZONES):
         return 2
+    if version >= 5 and _missing(connection, "tokens", _HEAD_SKETCHES):
+        return 4
     return version
 
 
@@ -56,9 +62,10 @@ def bring_up_to_date(connection: sqlite3.Connection, *, schema: str) -> None:
         version = version_of(connection)
         if version == 1:
             _move_tokens(connection, schema)
-        if version in (1, 2):
-            _add_request_zones(connection, schema)
-        if version == 3:
+        if 1 <= version <= 4:
+            _add_columns(connection)
+            for view in _VIEWS:
+                connection.execute(f"DROP VIEW IF EXISTS {view}")
             for statement in _statements(schema):
                 connection.execute(statement)
         connection.execute("COMMIT")
@@ -68,8 +75,8 @@ def bring_up_to_date(connection: sqlite3.Connection, *, schema: str) -> None:
 
 
 def _move_tokens(connection: sqlite3.Connection, schema: str) -> None:
-    """From version 1 to 2: the rows of the wide table go into the tables of `schema`."""
-    for view in ("zones_per_hour", "newest_fingerprints"):
+    """From version 1: the rows of the wide table go into the tables of `schema`."""
+    for view in _VIEWS[:-1]:
         connection.execute(f"DROP VIEW IF EXISTS {view}")
     connection.execute("ALTER TABLE fingerprints RENAME TO fingerprints_v1")
     for statement in _statements(schema):
@@ -78,17 +85,17 @@ def _move_tokens(connection: sqlite3.Connection, schema: str) -> None:
         connection.execute(statement)
 
 
-def _add_request_zones(connection: sqlite3.Connection, schema: str) -> None:
-    """From version 2: the columns that are missing, then what else `schema` has, its number among it."""
-    for column in _missing_request_zones(connection):
-        connection.execute(f"ALTER TABLE requests ADD COLUMN {column}")
-    for statement in _statements(schema):
-        connection.execute(statement)
+def _add_columns(connection: sqlite3.Connection) -> None:
+    """The columns that tables of an older version lack; they are null in the rows that there are."""
+    for table, columns in (("requests", _REQUEST_ZONES), ("tokens", _HEAD_SKETCHES)):
+        for column in _missing(connection, table, columns):
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
 
 
-def _missing_request_zones(connection: sqlite3.Connection) -> list[str]:
-    held = {row[1] for row in connection.execute("PRAGMA table_info(requests)")}
-    return [column for column in _REQUEST_ZONES if column.split()[0] not in held]
+def _missing(connection: sqlite3.Connection, table: str, columns: Sequence[str]) -> list[str]:
+    """Which of these columns the table lacks; none where there is no such table."""
+    held = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+    return [column for column in columns if held and column.split()[0] not in held]
 
 
 def _statements(schema: str) -> Iterator[str]:

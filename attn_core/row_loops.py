@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attn_core.fingerprint import ENTROPY, HISTOGRAM_EDGES, LOCAL_END, MID_END, NUM_BINS, SINK_POSITIONS, SUM_TOLERANCE
+from attn_core.usual import KNOTS_LN_N, Z_CLIP
 from attn_core.zones import (
     DECISIVE,
     EVENNESS,
@@ -64,6 +65,9 @@ _TOLERANCE = 1e-6
 _ROUNDING = np.float32(1e-3)
 """Far above what float32 rounds off a distance here: a tile that could hold the nearest is never left out."""
 _NUM_ZONES = 5
+_FIRST_LN_N = float(KNOTS_LN_N[0])
+_LN_N_STEP = float(KNOTS_LN_N[1] - KNOTS_LN_N[0])
+_Z_CLIP = Z_CLIP
 
 
 class Formula(NamedTuple):
@@ -211,6 +215,27 @@ def features_rows(vectors: F32, context_len: F64, sink_mass: F64, out: F32) -> N
         n, sink = max(context_len[i], 1.0), min(max(sink_mass[i], 0.0), 1.0)
         evenness, _ = sink_free_row(vectors[i], n, sink, shares, histogram)
         features_row(vectors[i], n, sink, shares, histogram, evenness, out[i])
+
+
+@compiled
+def relative_row(values: F32, n: float, mean: F64, spread: F64, out: F32) -> None:
+    """Fill `out` [d] with how far each value lies from the usual one at this length (`attn_core.usual`)."""
+    at = (log(max(n, 1.0)) - _FIRST_LN_N) / _LN_N_STEP
+    last = mean.shape[1] - 1
+    at = min(max(at, 0.0), float(last))
+    low = min(int(at), last - 1)
+    part = at - low
+    for c in range(len(values)):
+        usual = mean[c, low] + (mean[c, low + 1] - mean[c, low]) * part
+        z = (values[c] - usual) / (spread[c, low] + (spread[c, low + 1] - spread[c, low]) * part)
+        out[c] = min(max(z, -_Z_CLIP), _Z_CLIP)
+
+
+@compiled
+def relative_rows(values: F32, context_len: F64, mean: F64, spread: F64, out: F32) -> None:
+    """`relative_row` of m rows: `values` and `out` are [m, d]."""
+    for i in range(len(values)):
+        relative_row(values[i], context_len[i], mean, spread, out[i])
 
 
 @compiled

@@ -1,7 +1,7 @@
--- The store of Attention Explorer, schema version 4.
+-- The store of Attention Explorer, schema version 5.
 --   sqlite3 fingerprints.db < schema.sql
 -- may be run again at any time: it creates what is missing and changes nothing else. (A file of schema version 1
--- to 3 is brought up to this one by the sidecar when it starts.)
+-- to 4 is brought up to this one by the sidecar when it starts.)
 -- Instants are UTC microseconds since 1970 (the `_us` names), probabilities 0..1, entropies nats.
 
 -- Only a new file takes this size: fewer pages to write for each batch of tokens.
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS reused_ids (
 CREATE INDEX IF NOT EXISTS reused_ids_response_id ON reused_ids (response_id, began_at_us);
 
 CREATE TABLE IF NOT EXISTS labels (
-    label_no INTEGER PRIMARY KEY,                 -- short name of a model, zone or run inside this file
+    label_no INTEGER PRIMARY KEY,                 -- short name of a model, zone, run, matrix or layers' list here
     label    TEXT    NOT NULL UNIQUE              -- its text
 ) STRICT;
 
@@ -51,10 +51,27 @@ CREATE TABLE IF NOT EXISTS tokens (
     topk_positions    BLOB,                       -- int32[k] little-endian, most attended first; null if not asked for
     topk_probs        BLOB,                       -- float32[k] little-endian, their true probabilities
     residual_mass     REAL,                       -- probability that the top-k leaves out
+    head_sketch       BLOB    CHECK (length(head_sketch) = 42),  -- float16[16] sketch, then float16[5] zone evidence
+    projection_no     INTEGER,                    -- of labels: SHA-256 of the matrix that made the sketch
     UNIQUE (request_no, step)
 ) STRICT;
 
 CREATE INDEX IF NOT EXISTS tokens_captured_at ON tokens (captured_at_us);
+
+-- The raw figures of each captured head, of a few tokens only: what a head projection is learned from.
+CREATE TABLE IF NOT EXISTS head_figures (
+    request_no     INTEGER NOT NULL,              -- of request_numbers
+    step           INTEGER NOT NULL,              -- of the token that these figures are of
+    model_no       INTEGER NOT NULL,              -- of labels: the served model's name
+    captured_at_us INTEGER NOT NULL,              -- when the model server captured it
+    context_len    INTEGER NOT NULL,              -- positions attended over, n
+    layers_no      INTEGER NOT NULL,              -- of labels: JSON array of the captured layers, ascending
+    num_heads      INTEGER NOT NULL,              -- query heads a layer
+    figures        BLOB    NOT NULL,              -- float16[layers * heads * 5], by layer, head, figure
+    PRIMARY KEY (request_no, step)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX IF NOT EXISTS head_figures_newest ON head_figures (model_no, captured_at_us);
 
 CREATE TABLE IF NOT EXISTS requests (
     request_id         TEXT PRIMARY KEY,  -- the id that the OpenAI answer carries, or a name of reused_ids
@@ -125,12 +142,16 @@ SELECT t.id, r.request_id, t.step, t.captured_at_us, t.stored_at_us,
        t.token_id, t.token_text, t.vector, t.context_len, t.sink_mass, t.prompt_mass, t.periodicity,
        t.topk_positions, t.topk_probs, t.residual_mass,
        (SELECT label FROM labels WHERE label_no = t.zone_no) AS zone, t.zone_confidence, t.cluster_id,
-       (SELECT label FROM labels WHERE label_no = t.classified_run_no) AS classified_run_id
+       (SELECT label FROM labels WHERE label_no = t.classified_run_no) AS classified_run_id,
+       substr(t.head_sketch, 1, 32) AS head_sketch, substr(t.head_sketch, 33) AS zone_evidence,
+       (SELECT label FROM labels WHERE label_no = t.projection_no) AS head_projection
 FROM tokens AS t
 LEFT JOIN request_numbers AS r ON r.request_no = t.request_no;
 
 CREATE TRIGGER IF NOT EXISTS fingerprints_delete INSTEAD OF DELETE ON fingerprints
 BEGIN
+    DELETE FROM head_figures WHERE step = OLD.step
+        AND request_no = (SELECT request_no FROM request_numbers WHERE request_id = OLD.request_id);
     DELETE FROM tokens WHERE id = OLD.id;
 END;
 
@@ -140,6 +161,7 @@ BEGIN
     INSERT OR IGNORE INTO labels (label) SELECT NEW.model_id WHERE NEW.model_id IS NOT NULL;
     INSERT OR IGNORE INTO labels (label) SELECT NEW.zone WHERE NEW.zone IS NOT NULL;
     INSERT OR IGNORE INTO labels (label) SELECT NEW.classified_run_id WHERE NEW.classified_run_id IS NOT NULL;
+    INSERT OR IGNORE INTO labels (label) SELECT NEW.head_projection WHERE NEW.head_projection IS NOT NULL;
     UPDATE tokens SET
         id = NEW.id,
         request_no = (SELECT request_no FROM request_numbers WHERE request_id = NEW.request_id),
@@ -160,7 +182,9 @@ BEGIN
         classified_run_no = (SELECT label_no FROM labels WHERE label = NEW.classified_run_id),
         topk_positions = NEW.topk_positions,
         topk_probs = NEW.topk_probs,
-        residual_mass = NEW.residual_mass
+        residual_mass = NEW.residual_mass,
+        head_sketch = CAST(NEW.head_sketch || NEW.zone_evidence AS BLOB),  -- || makes a text of the same bytes
+        projection_no = (SELECT label_no FROM labels WHERE label = NEW.head_projection)
     WHERE id = OLD.id;
 END;
 
@@ -195,6 +219,6 @@ FROM fingerprints AS f
 ORDER BY f.id DESC
 LIMIT 100;
 
-PRAGMA user_version = 4;
+PRAGMA user_version = 5;
 
 COMMIT;

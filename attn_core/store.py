@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,19 @@ import pyarrow as pa
 
 from attn_core.errors import SchemaMismatch, StoreError
 from attn_core.fingerprint import DIM
-from attn_core.insertion import insert_fingerprints
+from attn_core.head_projection import NUM_EVIDENCE, NUM_SKETCH
+from attn_core.insertion import SKETCH_BYTES, insert_fingerprints, insert_head_figures
 from attn_core.migration import bring_up_to_date, version_of
 
 __all__ = [
-    "BUSY_TIMEOUT_MS", "HOUR_US", "STORED", "STORE_VERSION", "check_sqlite", "explain", "hours_with_rows_after",
-    "insert_fingerprints", "max_id", "open_reader", "open_writer", "read_fingerprints", "record_clusters",
-    "record_request_zone", "record_run", "record_source", "schema_sql", "sqlite_version", "upsert_requests",
+    "BUSY_TIMEOUT_MS", "HOUR_US", "STORED", "STORED_HEAD_FIGURES", "STORE_VERSION", "check_sqlite", "explain",
+    "hours_with_rows_after", "insert_fingerprints", "insert_head_figures", "max_id", "open_reader", "open_writer",
+    "read_fingerprints", "read_head_figures", "record_clusters", "record_request_zone", "record_run", "record_source",
+    "schema_sql", "sqlite_version", "upsert_requests",
+    "with_all_columns",
 ]  # fmt: skip
 
-STORE_VERSION = 4
+STORE_VERSION = 5
 HOUR_US = 3_600_000_000
 BUSY_TIMEOUT_MS = 5_000
 WAL_KEPT_BYTES = 64 << 20
@@ -52,9 +55,41 @@ STORED = pa.schema(
         pa.field("periodicity", pa.float32()),
         pa.field("zone", pa.string()),
         pa.field("cluster_id", pa.int32()),
+        pa.field("head_sketch", pa.list_(pa.float16(), NUM_SKETCH)),
+        pa.field("zone_evidence", pa.list_(pa.float16(), NUM_EVIDENCE)),
+        pa.field("head_projection", pa.string()),
     ]
 )
 """What `read_fingerprints` gives, and what the hour's Parquet file holds."""
+
+STORED_HEAD_FIGURES = pa.schema(
+    [
+        pa.field("request_id", pa.string()),
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("captured_at_us", pa.int64(), nullable=False),
+        pa.field("context_len", pa.int32(), nullable=False),
+        pa.field("layers", pa.list_(pa.int32()), nullable=False),
+        pa.field("num_heads", pa.int32(), nullable=False),
+        pa.field("figures", pa.list_(pa.float16()), nullable=False),
+    ]
+)
+"""What `read_head_figures` gives: `layers` ascending without repeats, `figures` [layers * heads * NUM_HEAD_FIGURES]."""
+
+_NUMBERED = {
+    "request_id": "request_no", "model_id": "model_no", "zone": "zone_no", "head_projection": "projection_no",
+    "zone_evidence": f"substr(head_sketch, {SKETCH_BYTES + 1})",
+    "head_sketch": f"substr(head_sketch, 1, {SKETCH_BYTES})",
+}  # fmt: skip
+"""Columns of `STORED` that `tokens` holds in another form."""
+
+
+def with_all_columns(rows: pa.Table) -> pa.Table:
+    """Rows of `STORED` as an older version wrote them, with nulls in the columns that it did not know, in order."""
+    for field in STORED:
+        if field.name not in rows.column_names and field.nullable:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    others = [name for name in rows.column_names if name not in STORED.names]
+    return rows.select([name for name in STORED.names if name in rows.column_names] + others)
 
 
 def schema_sql() -> str:
@@ -232,8 +267,7 @@ def read_fingerprints(
     connection: sqlite3.Connection, *, start_us: int, end_us: int, limit: int | None = None
 ) -> pa.Table:
     """The fingerprints captured in [start_us, end_us), by capture instant: a table of `STORED`."""
-    names = ["model_no" if n == "model_id" else "zone_no" if n == "zone" else n for n in STORED.names]
-    names[names.index("request_id")] = "request_no"
+    names = [_NUMBERED.get(name, name) for name in STORED.names]
     cursor = connection.execute(
         f"SELECT {', '.join(names)} FROM tokens "  # noqa: S608 - our own column names
         "WHERE captured_at_us >= ? AND captured_at_us < ? ORDER BY captured_at_us, id LIMIT ?",
@@ -243,19 +277,49 @@ def read_fingerprints(
     batches = []
     while chunk := cursor.fetchmany(65_536):
         columns: dict[str, Any] = dict(zip(STORED.names, zip(*chunk, strict=True), strict=True))
-        flat = np.frombuffer(b"".join(columns["vector"]), dtype="<f4")
         requests = _request_ids(connection, set(columns["request_id"]))
         columns["request_id"] = [requests[number] for number in columns["request_id"]]
-        for name in ("model_id", "zone"):
+        for name in ("model_id", "zone", "head_projection"):
             columns[name] = [labels.get(number) for number in columns[name]]
         arrays = [
-            pa.FixedSizeListArray.from_arrays(pa.array(flat), DIM)
-            if field.name == "vector"
+            _lists_from_blobs(columns[field.name], field.type)
+            if pa.types.is_fixed_size_list(field.type)
             else pa.array(columns[field.name], type=field.type)
             for field in STORED
         ]
         batches.append(pa.RecordBatch.from_arrays(arrays, schema=STORED))
     return pa.Table.from_batches(batches, schema=STORED)
+
+
+def _lists_from_blobs(blobs: Sequence[bytes | None], kind: pa.FixedSizeListType) -> pa.FixedSizeListArray:
+    """A list a blob of little-endian numbers, null where there is no blob."""
+    if all(blob is None for blob in blobs):
+        return pa.nulls(len(blobs), kind)
+    dtype = np.dtype(kind.value_type.to_pandas_dtype()).newbyteorder("<")
+    nothing = bytes(kind.list_size * dtype.itemsize)
+    flat = np.frombuffer(b"".join(nothing if blob is None else blob for blob in blobs), dtype=dtype)
+    missing = pa.array([blob is None for blob in blobs]) if None in blobs else None
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind, mask=missing)
+
+
+def read_head_figures(connection: sqlite3.Connection, *, model_id: str, limit: int) -> pa.Table:
+    """The raw head figures of a model's newest `limit` tokens that have any, oldest first: `STORED_HEAD_FIGURES`."""
+    rows = connection.execute(
+        """
+        SELECT (SELECT request_id FROM request_numbers AS r WHERE r.request_no = f.request_no), f.step,
+            f.captured_at_us, f.context_len, (SELECT label FROM labels WHERE label_no = f.layers_no), f.num_heads,
+            f.figures
+        FROM head_figures AS f WHERE f.model_no = (SELECT label_no FROM labels WHERE label = ?)
+        ORDER BY f.captured_at_us DESC, f.request_no DESC, f.step DESC LIMIT ?
+        """,
+        (model_id, limit),
+    ).fetchall()
+    columns: dict[str, list[Any]] = {
+        name: [row[place] for row in reversed(rows)] for place, name in enumerate(STORED_HEAD_FIGURES.names)
+    }
+    columns["layers"] = [json.loads(layers) for layers in columns["layers"]]
+    columns["figures"] = [np.frombuffer(blob, dtype="<f2") for blob in columns["figures"]]
+    return pa.table(columns, schema=STORED_HEAD_FIGURES)
 
 
 def _request_ids(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, str]:

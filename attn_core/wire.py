@@ -5,6 +5,7 @@ ZMQ ``DEALER`` (model server) to ``ROUTER`` (sidecar). A batch is four frames, a
     batch   [b"AFP1", source_id (16 bytes), seq (uint64 little-endian), one Arrow IPC stream]
     ack     [b"AFP1", source_id,            seq]
     refusal [b"AFP1", source_id,            seq, reason (UTF-8)]
+    matrix  [b"AFP1", source_id, b"head projection", `HeadProjection.to_bytes`]   (sidecar to model server)
 
 `source_id` is new for each server process; `seq` counts up from 0 within it. The sidecar acknowledges **after** the
 batch is committed. What is not acknowledged is sent again, in order, after a reconnect: delivered at least once; rows
@@ -18,6 +19,7 @@ positions null. The same column names hold in SQL, Parquet and over HTTP.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ import pyarrow as pa
 
 from attn_core.errors import WireError
 from attn_core.fingerprint import DIM, FINGERPRINT_VERSION
+from attn_core.head_projection import NUM_EVIDENCE, NUM_SKETCH
 
 MAGIC = b"AFP1"
 SOURCE_ID_BYTES = 16
@@ -38,6 +41,9 @@ DEFAULT_ADDRESS = "tcp://127.0.0.1:9001"
 """Where the sidecar listens and the model server publishes, unless told otherwise."""
 
 _SEQ = struct.Struct("<Q")
+_PROJECTION = b"head projection"
+"""In the place of a number of a batch, whose 8 bytes it cannot be."""
+_HASH = re.compile(r"[0-9a-f]{64}")
 _NOT_ARROW = (pa.ArrowException, OSError, StopIteration, UnicodeDecodeError, ValueError, struct.error)
 _MESSAGE_HEADER, _BATCH_COMPRESSION = 2, 3
 """Field numbers of Arrow's Message and RecordBatch tables."""
@@ -57,9 +63,14 @@ FINGERPRINTS = pa.schema(
         pa.field("topk_positions", pa.list_(pa.int32())),
         pa.field("topk_probs", pa.list_(pa.float32())),
         pa.field("residual_mass", pa.float32()),
+        pa.field("head_sketch", pa.list_(pa.float16(), NUM_SKETCH)),
+        pa.field("zone_evidence", pa.list_(pa.float16(), NUM_EVIDENCE)),
+        pa.field("head_figures", pa.list_(pa.float32())),
     ]
 )
-"""A row a token. The top-k columns are null where the request did not ask for its attention tokens."""
+"""A row a token. The top-k columns are null where the request did not ask for its attention tokens; `head_sketch` and
+`zone_evidence` where the model has no head projection (`attn_core.head_projection`); `head_figures`, float32 [layers *
+heads * NUM_HEAD_FIGURES], but for the few tokens whose raw figures a projection is learned from."""
 
 REQUESTS = pa.schema(
     [
@@ -78,6 +89,9 @@ REQUESTS = pa.schema(
 """A row a request event."""
 
 SCHEMAS: Mapping[str, pa.Schema] = {"fingerprints": FINGERPRINTS, "requests": REQUESTS}
+_HEAD_COLUMNS = ("head_sketch", "zone_evidence", "head_figures")
+_BEFORE_SKETCHES = pa.schema([field for field in FINGERPRINTS if field.name not in _HEAD_COLUMNS])
+"""What a sender or a spool of an older version gives: read as rows without a sketch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +103,8 @@ class SourceInfo:
     num_heads: int
     dropped: int = 0
     """Batches that this source has had to drop so far."""
+    head_projection: str | None = None
+    """Hash of the matrix that the batch's sketches were made with; None where it has no sketches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +147,7 @@ def _schema_with(kind: str, info: SourceInfo) -> pa.Schema:
         "captured_layers": json.dumps(list(info.captured_layers)),
         "num_heads": str(info.num_heads),
         "dropped": str(info.dropped),
+        "head_projection": info.head_projection or "",
     }
     return SCHEMAS[kind].with_metadata(metadata)
 
@@ -170,7 +187,9 @@ def decode_rows(payload: bytes) -> tuple[str, SourceInfo, pa.RecordBatch]:
         with pa.ipc.open_stream(payload) as reader:
             metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
             kind, info = _kind_and_info(metadata)
-            if not reader.schema.remove_metadata().equals(SCHEMAS[kind]):
+            schema = reader.schema.remove_metadata()
+            older = kind == "fingerprints" and schema.equals(_BEFORE_SKETCHES)
+            if not older and not schema.equals(SCHEMAS[kind]):
                 raise WireError("schema", f"the columns of a {kind} batch are not those of this version")
             if not compressed:
                 rows = reader.read_next_batch()
@@ -179,7 +198,7 @@ def decode_rows(payload: bytes) -> tuple[str, SourceInfo, pa.RecordBatch]:
         raise WireError("arrow", f"not an Arrow IPC stream with one record batch: {error}") from error
     if compressed:
         raise WireError("compressed", "compressed batches are not taken: send them plain")
-    return kind, info, rows
+    return kind, info, with_head_columns(rows) if older else rows
 
 
 def _kind_and_info(metadata: Mapping[str, str]) -> tuple[str, SourceInfo]:
@@ -192,11 +211,14 @@ def _kind_and_info(metadata: Mapping[str, str]) -> tuple[str, SourceInfo]:
             captured_layers=tuple(int(layer) for layer in json.loads(metadata["captured_layers"])),
             num_heads=int(metadata["num_heads"]),
             dropped=int(metadata.get("dropped", "0")),
+            head_projection=metadata.get("head_projection") or None,
         )
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise WireError("metadata", f"the schema's metadata lacks or spoils a field: {error!r}") from error
     if not 0 <= info.dropped < 1 << 63:
         raise WireError("metadata", f"dropped is {str(info.dropped)[:40]}; it counts batches, from 0")
+    if info.head_projection is not None and not _HASH.fullmatch(info.head_projection):
+        raise WireError("metadata", "head_projection is no SHA-256 in hexadecimal digits")
     if version != FINGERPRINT_VERSION:
         raise WireError("version", f"fingerprint version {version}; this side speaks {FINGERPRINT_VERSION}")
     if kind not in SCHEMAS:
@@ -234,6 +256,12 @@ def _field(data: bytes, table: int, number: int) -> int:
     return int(struct.unpack_from("<H", data, vtable + place)[0]) if place < size else 0
 
 
+def with_head_columns(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows of a version without head sketches as rows of this one: their head columns are null."""
+    missing = [pa.nulls(rows.num_rows, FINGERPRINTS.field(name).type) for name in _HEAD_COLUMNS]
+    return pa.RecordBatch.from_arrays([*rows.columns, *missing], schema=FINGERPRINTS)
+
+
 def vectors_from_rows(rows: pa.RecordBatch) -> npt.NDArray[np.float32]:
     """float32 [m, 20]: the `vector` column without a copy."""
     column = rows.column("vector")
@@ -249,6 +277,16 @@ def ack_frames(*, source_id: bytes, seq: int) -> list[bytes]:
 def refusal_frames(*, source_id: bytes, seq: int, reason: str) -> list[bytes]:
     """What the sidecar answers to a batch that it can never store."""
     return [MAGIC, source_id, _SEQ.pack(seq), reason.encode()]
+
+
+def projection_frames(*, source_id: bytes, projection: bytes) -> list[bytes]:
+    """What the sidecar sends to a source whose head projection is not the one it should have: the new one's bytes."""
+    return [MAGIC, source_id, _PROJECTION, projection]
+
+
+def decode_projection(frames: Sequence[bytes]) -> bytes | None:
+    """The bytes of a head projection where these frames bring one (`HeadProjection.from_bytes`), else None."""
+    return bytes(frames[3]) if len(frames) == 4 and frames[0] == MAGIC and frames[2] == _PROJECTION else None
 
 
 def decode_answer(frames: Sequence[bytes]) -> tuple[bytes, int, str | None]:

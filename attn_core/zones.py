@@ -40,6 +40,7 @@ import numpy.typing as npt
 
 from attn_core.errors import CalibrationError
 from attn_core.fingerprint import LOCAL_END, MID_END, SINK_POSITIONS
+from attn_core.usual import KNOTS_LN_N, Usual
 
 if TYPE_CHECKING:
     from attn_core.row_loops import Formula
@@ -83,9 +84,6 @@ LONG_LEAST_SHARE = 0.05
 FILE_NAME = "zone_formulas.json"
 """Its name in a bundle."""
 SCHEMA_VERSION = 3
-KNOTS_LN_N = np.arange(6, 49) * 0.25
-"""Context lengths (4.5 to 163,000) at which usual values are kept, as ln n."""
-BANDWIDTH_LN_N = 0.25
 PRIOR_TOKENS = 100.0
 """Tokens' worth of belief in the values that were there before."""
 LEAST_SPREAD = np.array([0.1, 0.1, 0.1, 0.01, 0.02])
@@ -119,36 +117,17 @@ class UsualValues:
     def learned_from(self, values: F64, context_len: npt.NDArray[np.integer]) -> UsualValues:
         """The usual values of these tokens, with the present ones as what is believed before.
 
-        `values` is [m, 5] in the order of `CHARACTERISTICS` and `context_len` int [m]. Kernel regression of the
-        difference from the present values on ln n (Nadaraya 1964; a Gaussian of `BANDWIDTH_LN_N`). A length of which
-        no tokens were seen is shifted by as much as the others are in the mean.
+        `values` is [m, 5] in the order of `CHARACTERISTICS` and `context_len` int [m] (`attn_core.usual`).
         """
         if not len(values):
             return self
-        ln_n = np.log(np.maximum(np.asarray(context_len, dtype=np.float64), 1.0))
-        # Tokens of one length weigh alike: one kernel value for all of them.
-        lengths, of_token = np.unique(ln_n, return_inverse=True)
-        weights = np.exp(-0.5 * ((KNOTS_LN_N[:, None] - lengths) / BANDWIDTH_LN_N) ** 2)  # [k, lengths]
-        mean, spread = np.empty_like(self.mean), np.empty_like(self.spread)
-        for c, transformed in enumerate(on_scale(values).T):
-            before = np.interp(ln_n, KNOTS_LN_N, self.mean[c])
-            # No position is farther than the class begins: such tokens say nothing of its share.
-            told = np.ones(len(ln_n), dtype=np.bool_)
-            if c <= LONG:
-                told = np.exp(ln_n) > _LEAST_CONTEXT[c] + 0.5
-            difference = np.where(told, transformed - before, 0.0)
-            weight = np.bincount(of_token, weights=told, minlength=len(lengths))
-            summed = np.bincount(of_token, weights=difference, minlength=len(lengths))
-            total = weights @ weight
-            shift = float(summed.sum() / (weight.sum() + PRIOR_TOKENS))
-            mean[c] = self.mean[c] + shift + (weights @ (summed - shift * weight)) / (total + PRIOR_TOKENS)
-            left = np.where(told, transformed - np.interp(ln_n, KNOTS_LN_N, mean[c]), 0.0) ** 2
-            expected = np.where(told, np.interp(ln_n, KNOTS_LN_N, self.spread[c]), 0.0) ** 2
-            ratio = float(left.sum() / max(expected.sum(), 1e-12)) if told.sum() > PRIOR_TOKENS else 1.0
-            squares = np.bincount(of_token, weights=left, minlength=len(lengths))
-            variance = (weights @ squares + PRIOR_TOKENS * ratio * self.spread[c] ** 2) / (total + PRIOR_TOKENS)
-            spread[c] = np.maximum(np.sqrt(variance), LEAST_SPREAD[c])
-        return UsualValues(mean=mean, spread=spread, num_tokens=len(values))
+        # No position is farther than the class begins: such tokens say nothing of its share.
+        told = np.ones(values.shape, dtype=np.bool_)
+        told[:, : LONG + 1] = np.asarray(context_len)[:, None] > np.array(_LEAST_CONTEXT)
+        found = Usual(mean=self.mean, spread=self.spread).learned_from(
+            on_scale(values), context_len, least_spread=LEAST_SPREAD, prior_tokens=PRIOR_TOKENS, told=told
+        )
+        return UsualValues(mean=found.mean, spread=found.spread, num_tokens=len(values))
 
     def at(self, context_len: npt.NDArray[np.integer] | float) -> F64:
         """The usual value of each characteristic at these context lengths, [m, 5], shares as shares."""

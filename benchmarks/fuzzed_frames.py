@@ -10,16 +10,17 @@ import numpy as np
 import pyarrow as pa
 
 from attn_core.fingerprint import DIM
+from attn_core.head_projection import NUM_EVIDENCE, NUM_HEAD_FIGURES, NUM_SKETCH
 from attn_core.wire import FINGERPRINTS, MAGIC, REQUESTS, SCHEMAS, SOURCE_ID_BYTES, SourceInfo, encode_rows
 from benchmarks.kill_sender import CONTEXT_LEN, vectors
 
-INFO = SourceInfo(model_id="fuzz", captured_layers=(0, 1), num_heads=2)
+INFO = SourceInfo(model_id="fuzz", captured_layers=(0, 1), num_heads=2, head_projection="ab" * 32)
 Frames = list[bytes]
 _SEQ = struct.Struct("<Q")
 
 
 def valid_rows(count: int, *, name: str, seed: int = 0) -> pa.RecordBatch:
-    """`count` steps of the request `name`, top-k in every other row: a batch of `FINGERPRINTS`."""
+    """`count` steps of the request `name`, top-k and sketch in every other row: a batch of `FINGERPRINTS`."""
     has = [k % 2 == 0 for k in range(count)]
     columns = {
         "request_id": [name] * count,
@@ -35,6 +36,9 @@ def valid_rows(count: int, *, name: str, seed: int = 0) -> pa.RecordBatch:
         "topk_positions": [[3, 1] if one else None for one in has],
         "topk_probs": [[0.5, 0.25] if one else None for one in has],
         "residual_mass": [0.25 if one else None for one in has],
+        "head_sketch": [[0.5] * NUM_SKETCH if one else None for one in has],
+        "zone_evidence": [[0.25] * NUM_EVIDENCE if one else None for one in has],
+        "head_figures": [[0.5] * 2 * 2 * NUM_HEAD_FIGURES if one else None for one in has],
     }
     return _batch(FINGERPRINTS, columns)
 
@@ -172,13 +176,16 @@ class Fuzzer:
         """The right columns with values that break an invariant, or metadata that does."""
         rows = valid_rows(4, name="fuzzed")
         metadata = {"kind": "fingerprints", "fingerprint_version": "1", "model_id": "fuzz", "captured_layers": "[0]",
-                    "num_heads": "1", "dropped": "0"}  # fmt: skip
+                    "num_heads": "1", "dropped": "0", "head_projection": "ab" * 32}  # fmt: skip
         bad = (
             ("step", [0, -1, 2, 3]), ("captured_at_us", [0, 1 << 62, -1, 0]), ("context_len", [1, 0, -5, 7]),
             ("sink_mass", [0.1, float("nan"), float("inf"), -1.0]), ("request_id", ["a", "", "b" * 600, "c"]),
             ("topk_positions", [[2**31 - 1], None, [-1, 0], None]),
             ("topk_probs", [[2.0, 0.1], None, [None, 1.0], None]),
             ("residual_mass", [float("nan"), 7.0, -1.0, None]),
+            ("head_sketch", [[float("inf")] * NUM_SKETCH, None, [None] * NUM_SKETCH, None]),
+            ("zone_evidence", [[float("nan")] * NUM_EVIDENCE, [1.0] * NUM_EVIDENCE, None, None]),
+            ("head_figures", [[0.5] * 7, [2.0] * 5, [None] * 5, []]),
         )  # fmt: skip
         which = self._int(len(bad) + 2)
         if which < len(bad):

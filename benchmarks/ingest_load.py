@@ -29,7 +29,13 @@ SOURCES = 4
 ROWS_PER_BATCH = 1024
 IN_FLIGHT = 16
 """Batches that a source sends ahead of their acknowledgements."""
-INFO = SourceInfo(model_id="bench", captured_layers=(0, 4, 8, 12, 17, 21, 25, 29), num_heads=9)
+INFO = SourceInfo(
+    model_id="bench",
+    captured_layers=(0, 4, 8, 12, 17, 21, 25, 29),
+    num_heads=9,
+    # Named in case the captured rows have sketches; none of the figures depends on which it was.
+    head_projection="ab" * 32,
+)
 STEPS_PER_REQUEST = 256
 _PACE_MS = 2
 _PATIENCE_MS = 30_000

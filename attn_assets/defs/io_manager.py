@@ -13,7 +13,7 @@ from dagster import InputContext, OutputContext
 
 from attn_assets.defs.partitions import us_from_key
 from attn_assets.lake import ONLY, Lake, read_tables, write_tables
-from attn_core.store import HOUR_US, STORED
+from attn_core.store import HOUR_US, STORED, with_all_columns
 
 __all__ = ["ONLY", "ParquetFolders", "read_tables", "write_tables"]
 
@@ -54,7 +54,7 @@ class ParquetFolders(dg.ConfigurableIOManager):
         schema = _MISSING_HOURS.get(asset)
         if schema is not None:
             rows = lake.rows(asset, keys)
-            return schema.empty_table() if rows is None else rows
+            return schema.empty_table() if rows is None else with_all_columns(rows)
         tables_by_name = lake.read(asset, keys[0])
         if tables_by_name is None:
             raise FileNotFoundError(f"{asset} of {keys[0]} is not in the lake {self.base_dir}: materialise it first")

@@ -103,6 +103,9 @@ def fingerprint_batch(parts: Sequence[StepRows], *, privacy: bool) -> pa.RecordB
         "topk_positions": None,
         "topk_probs": None,
         "residual_mass": None,
+        "head_sketch": None,
+        "zone_evidence": None,
+        "head_figures": None,
     }
     asked = np.fromiter(chain.from_iterable(p.asked for p in parts), np.bool_, num_rows)
     if asked.any() and not privacy:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from msgspec import Meta
 
 from attn_core.fingerprint import MAX_CONTEXT_LEN, SUM_TOLERANCE, valid_rows, why_invalid
+from attn_core.head_projection import HEAD_FIGURES, MAX_HEADS, NUM_EVIDENCE, NUM_HEAD_FIGURES, NUM_SKETCH
 from attn_core.wire import SCHEMAS, Batch, vectors_from_rows
 
 LATEST_INSTANT_US = 2**53 - 1
@@ -61,7 +63,7 @@ class Admission:
     """The batch with the rows that hold every invariant; None where it has rows and none does."""
     refused: list[str] = field(default_factory=list)
     """A reason a refused row, which begins with a stable word and a colon: ``null``, ``event``, ``id``, ``step``,
-    ``instant``, ``vector``, ``context``, ``share``, ``topk`` or ``json``."""
+    ``instant``, ``vector``, ``context``, ``share``, ``topk``, ``sketch`` or ``json``."""
     ahead_us: int = 0
     """How far the newest instant lies ahead of this machine's clock; negative where it lies behind."""
     num_redated: int = 0
@@ -89,7 +91,7 @@ def why_no_instant(at_us: int, *, now_us: int) -> str | None:
 
 def _admission(batch: Batch, *, now_us: int) -> Admission:
     rows, refused = batch.rows, list[str]()
-    for faults in (_presence_faults, _value_faults):
+    for faults in (_presence_faults, partial(_value_faults, is_named=batch.info.head_projection is not None)):
         reasons = _reasons(rows, faults(batch.kind, rows))
         if reasons:
             refused += reasons.values()
@@ -122,8 +124,16 @@ def _together_well(batches: Sequence[Batch], kind: str) -> bool:
     parts = [batch.rows for batch in batches if batch.kind == kind and batch.rows.num_rows]
     if not parts:
         return True
+    # Each batch names its own matrix: the checks of all rows together take it that it does.
+    if kind == "fingerprints" and any(
+        batch.info.head_projection is None and batch.rows.column("head_sketch").null_count < batch.rows.num_rows
+        for batch in batches
+        if batch.kind == kind
+    ):
+        return False
     rows = pa.concat_batches(parts)
-    return not any(bad.any() for faults in (_presence_faults, _value_faults) for bad, _ in faults(kind, rows))
+    both = _presence_faults, partial(_value_faults, is_named=True)
+    return not any(bad.any() for faults in both for bad, _ in faults(kind, rows))
 
 
 def _reasons(rows: pa.RecordBatch, faults: Iterator[Fault]) -> dict[int, str]:
@@ -156,7 +166,8 @@ def _presence_faults(kind: str, rows: pa.RecordBatch) -> Iterator[Fault]:
     )
 
 
-def _value_faults(kind: str, rows: pa.RecordBatch) -> Iterator[Fault]:
+def _value_faults(kind: str, rows: pa.RecordBatch, *, is_named: bool) -> Iterator[Fault]:
+    """`is_named` says whether the batch names the matrix that made its sketches."""
     if not rows.num_rows:
         return
     name = _INSTANTS[kind]
@@ -165,7 +176,12 @@ def _value_faults(kind: str, rows: pa.RecordBatch) -> Iterator[Fault]:
         _outside(at_us, 0, LATEST_INSTANT_US),
         lambda i: f"instant: row {i} has {name} {at_us[i]}; expected microseconds since 1970",
     )
-    yield from (_fingerprint_faults(rows) if kind == "fingerprints" else _request_faults(rows))
+    if kind == "requests":
+        yield from _request_faults(rows)
+        return
+    yield from _fingerprint_faults(rows)
+    yield from _sketch_faults(rows, is_named=is_named)
+    yield from _figure_faults(rows)
 
 
 def _fingerprint_faults(rows: pa.RecordBatch) -> Iterator[Fault]:
@@ -218,6 +234,52 @@ def _topk_faults(rows: pa.RecordBatch, context_len: Ints) -> Iterator[Fault]:
     yield (
         known & ~((left >= -SUM_TOLERANCE) & (left <= 1 + SUM_TOLERANCE)),
         lambda i: f"topk: row {i} has residual_mass {left[i]}; it lies between 0 and 1",
+    )
+
+
+def _sketch_faults(rows: pa.RecordBatch, *, is_named: bool) -> Iterator[Fault]:
+    columns = {name: rows.column(name) for name in ("head_sketch", "zone_evidence")}
+    if all(column.null_count == len(column) for column in columns.values()):
+        return
+    sketched, proven = (column.is_valid().to_numpy(zero_copy_only=False) for column in columns.values())
+    yield sketched != proven, lambda i: f"sketch: row {i} has one of head_sketch and zone_evidence without the other"
+    if not is_named:
+        yield sketched, lambda i: f"sketch: row {i} has a head_sketch, and its batch names no head_projection"
+    for (name, column), valid, width in zip(
+        columns.items(), (sketched, proven), (NUM_SKETCH, NUM_EVIDENCE), strict=True
+    ):
+        # A null among the values becomes NaN.
+        finite = np.isfinite(column.flatten().to_numpy(zero_copy_only=False))
+        yield (
+            _rows_with(~finite, valid * width),
+            lambda i, name=name: f"sketch: row {i} has a {name} that is not of finite numbers",  # type: ignore[misc]
+        )
+
+
+def _figure_faults(rows: pa.RecordBatch) -> Iterator[Fault]:
+    column = rows.column("head_figures")
+    if column.null_count == len(column):
+        return
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    yield (
+        (lengths % NUM_HEAD_FIGURES != 0) | (lengths > MAX_HEADS * NUM_HEAD_FIGURES),
+        lambda i: (
+            f"sketch: row {i} has {lengths[i]} head_figures; a head has {NUM_HEAD_FIGURES}, and there are at most "
+            f"{MAX_HEADS} heads"
+        ),
+    )
+    # A null among the values becomes NaN.
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    yield (
+        _rows_with(~np.isfinite(values), lengths),
+        lambda i: f"sketch: row {i} has head_figures that are not finite numbers",
+    )
+    of_row = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    is_mass = of_row % NUM_HEAD_FIGURES != HEAD_FIGURES.index("entropy")
+    within = (values >= -SUM_TOLERANCE) & (values <= 1 + SUM_TOLERANCE)
+    yield (
+        _rows_with(is_mass & ~within, lengths),
+        lambda i: f"sketch: row {i} has a mass among its head_figures that lies outside 0..1",
     )
 
 

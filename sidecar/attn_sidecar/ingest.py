@@ -56,6 +56,8 @@ class Source:
     clock_ahead_us: int = 0
     """How far the newest instant of its latest batch lay ahead of this machine's clock; negative where it was behind or
     the batch came late."""
+    head_projection: str | None = None
+    """The matrix that its latest batch's sketches were made with, None where it had none."""
     redated_rows: int = 0
     """Rows whose instant no right clock could have given: stored with this machine's."""
 
@@ -77,11 +79,13 @@ class IngestCounters:
     """The newest sources."""
 
     def note(self, batch: Batch, admission: Admission) -> Source:
-        """What this batch says of its source: its losses and its clock."""
+        """What this batch says of its source: its losses, its clock and its head projection."""
         source = self.sources.setdefault(batch.source_id, Source(model_id=batch.info.model_id))
         source.dropped = batch.info.dropped
         if batch.rows.num_rows:
             source.clock_ahead_us = admission.ahead_us
+        if batch.kind == "fingerprints":
+            source.head_projection = batch.info.head_projection
         source.redated_rows += admission.num_redated
         self.num_redated_rows += admission.num_redated
         if len(self.sources) > _SOURCES_KEPT:

@@ -28,7 +28,7 @@ from attn_sidecar.sequence_zones import SequenceZone
 from attn_sidecar.service_thread import ServiceThread
 from attn_sidecar.store.jobs import Committed
 from attn_sidecar.store.reader import Reader
-from attn_sidecar.store.records import Token
+from attn_sidecar.store.records import Token, with_one_projection
 
 _LOG = logger_named("live")
 PART = "live"
@@ -60,7 +60,9 @@ class Subscriber:
 
 def tokens_message(tokens: Sequence[Token]) -> bytes:
     """The `tokens` message of these tokens (at least one), which moves the cursor to the last."""
-    return msgspec.json.encode({"kind": "tokens", "cursor": tokens[-1].id, "tokens": tokens})
+    head_projection, tokens = with_one_projection(tokens)
+    message = {"kind": "tokens", "cursor": tokens[-1].id, "head_projection": head_projection, "tokens": tokens}
+    return msgspec.json.encode(message)
 
 
 def tokens_messages(tokens: Sequence[Token]) -> list[tuple[int, bytes]]:

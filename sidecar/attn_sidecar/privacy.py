@@ -1,7 +1,8 @@
 """Privacy on the sidecar's side: whatever senders send, what could be read as text is dropped before it is stored.
 
-Kept: fingerprints, masses, lengths, counts, instants, the request's and the model's id. Dropped: token ids and texts,
-prompts, spans, attended positions with their probabilities, sampling parameters (stop strings and grammars quote text).
+Kept: fingerprints, head sketches and figures, masses, lengths, counts, instants, the request's and the model's id.
+Dropped: token ids and texts, prompts, spans, attended positions with their probabilities, sampling parameters (stop
+strings and grammars quote text).
 """
 
 from __future__ import annotations

@@ -13,8 +13,12 @@ import numpy as np
 import pyarrow as pa
 
 from attn_core.fingerprint import DIM, valid_rows
+from attn_core.head_projection import NUM_EVIDENCE, NUM_SKETCH
 from attn_core.store import HOUR_US, insert_fingerprints, open_writer
 from attn_core.wire import FINGERPRINTS
+
+PROJECTION = "cd" * 32
+"""The hash of the matrix that made the sketches of `draw`: of none that there is."""
 
 # Mass by distance bin (edges 0, 1, 2, 4, 8, 32, 128, 512), evenness, sink mass, periodicity of each kind of token.
 KINDS = (
@@ -53,24 +57,30 @@ def vectors_of(kind: np.ndarray, *, rng: np.random.Generator) -> dict[str, np.nd
 
 
 def draw(count: int, *, seed: int, start_us: int, end_us: int, kinds: int = len(KINDS)) -> pa.RecordBatch:
-    """`count` rows of the wire's schema, captured evenly over [start_us, end_us), 50 tokens a request."""
+    """`count` rows of the wire's schema, captured evenly over [start_us, end_us), 50 tokens a request.
+
+    Every other one has a head sketch.
+    """
     rng = np.random.default_rng(seed)
     drawn = vectors_of(rng.integers(0, kinds, size=count), rng=rng)
     assert valid_rows(drawn["vector"], drawn["context_len"]).all()
     index = np.arange(count)
+    without_sketch = pa.array(index % 2 == 1)
     columns = {
         "request_id": [f"request-{seed}-{i // 50}" for i in index],
         "step": index % 50,
         "captured_at_us": start_us + index * (end_us - start_us) // max(count, 1),
         "token_text": [f" token{i % 7}" for i in index],
-        "vector": pa.FixedSizeListArray.from_arrays(pa.array(drawn["vector"].ravel()), DIM),
+        "vector": _lists(drawn["vector"]),
+        "head_sketch": _lists(rng.normal(size=(count, NUM_SKETCH)).astype(np.float16), missing=without_sketch),
+        "zone_evidence": _lists(rng.normal(size=(count, NUM_EVIDENCE)).astype(np.float16), missing=without_sketch),
         "prompt_mass": np.full(count, 0.2, dtype=np.float32),
         **{name: drawn[name] for name in ("context_len", "sink_mass", "periodicity")},
     }
     return pa.RecordBatch.from_arrays(
         [
             pa.array(columns[field.name], field.type)
-            if field.name in columns and field.name != "vector"
+            if isinstance(columns.get(field.name), (list, np.ndarray))
             else columns.get(field.name, pa.nulls(count, field.type))
             for field in FINGERPRINTS
         ],
@@ -78,10 +88,16 @@ def draw(count: int, *, seed: int, start_us: int, end_us: int, kinds: int = len(
     )
 
 
+def _lists(values: np.ndarray, *, missing: pa.BooleanArray | None = None) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1], mask=missing)
+
+
 def store_rows(db: Path, rows: pa.RecordBatch) -> int:
     """Write the rows as the sidecar would; returns how many were new."""
     with closing(open_writer(db)) as connection:
-        return insert_fingerprints(connection, rows, model_id="synthetic", stored_at_us=time.time_ns() // 1000)
+        return insert_fingerprints(
+            connection, rows, model_id="synthetic", stored_at_us=time.time_ns() // 1000, head_projection=PROJECTION
+        )
 
 
 # Once: a test that began before the full hour means the same hours after it.

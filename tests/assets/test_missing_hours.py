@@ -75,3 +75,17 @@ def test_the_lake_says_how_far_an_hour_reaches(graph, hours_ago):
     extent = graph.resources["lake"].extent("fingerprints", graph.key(hours_ago))
     assert (extent.num_rows, extent.max_id) == ((60, 60) if hours_ago == 3 else (0, 0))
     assert graph.resources["lake"].extent("fingerprints", graph.key(9)) is None
+
+
+def test_an_hour_that_an_older_version_wrote_lies_beside_todays(graph):
+    """Its file lacks the head columns: null in the window, and the hour can be made again over it."""
+    for hours_ago in (3, 1):
+        graph.fill(60, hours_ago=hours_ago, seed=hours_ago)
+        graph.make("fingerprints", hours_ago=hours_ago)
+    lake, key = graph.resources["lake"], graph.key(3)
+    older = lake.read("fingerprints", key)["table"]
+    lake.write("fingerprints", key, {"table": older.drop_columns(["head_sketch", "zone_evidence", "head_projection"])})
+    assert graph.make(hours_ago=1).success
+    assert open_bundle(graph.settings.discovery_dir / "latest").manifest["num_fingerprints"] == 120
+    assert graph.make("fingerprints", hours_ago=3).success
+    assert lake.read("fingerprints", key)["table"].schema.equals(older.schema)

@@ -13,7 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from attn_core.fingerprint import DIM, HISTOGRAM_EDGES
+from attn_core.head_projection import NUM_EVIDENCE, NUM_HEAD_FIGURES, NUM_SKETCH
 from attn_core.wire import FINGERPRINTS
+
+PROJECTION = "ab" * 32
+"""The hash of the matrix that made the sketches of `wire_rows`: of none that there is."""
 
 
 def entropy_nats(p: npt.NDArray[np.float64]) -> float:
@@ -58,9 +62,14 @@ def draw(count: int, *, seed: int, longest: int = 700) -> Drawn:
 
 
 def wire_rows(drawn: Drawn, *, request_id: str = "r", start_us: int = 1_700_000_000_000_000) -> pa.RecordBatch:
-    """The drawn tokens as the steps of one request, a row of `FINGERPRINTS` each; every third has no top-k."""
+    """The drawn tokens as the steps of one request, a row of `FINGERPRINTS` each.
+
+    Every third has no top-k, every fourth no head sketch; every fifth has raw head figures, of two heads.
+    """
     count = len(drawn.vectors)
     with_topk = [i % 3 != 2 for i in range(count)]
+    without_sketch = pa.array([i % 4 == 3 for i in range(count)], pa.bool_())
+    rng = np.random.default_rng(count)
     return pa.RecordBatch.from_arrays(
         [
             pa.array([request_id] * count),
@@ -76,6 +85,16 @@ def wire_rows(drawn: Drawn, *, request_id: str = "r", start_us: int = 1_700_000_
             pa.array([[0, i] if ok else None for i, ok in enumerate(with_topk)], pa.list_(pa.int32())),
             pa.array([[0.5, 0.25] if ok else None for ok in with_topk], pa.list_(pa.float32())),
             pa.array([0.25 if ok else None for ok in with_topk], pa.float32()),
+            *(
+                pa.FixedSizeListArray.from_arrays(
+                    pa.array(rng.normal(size=count * width).astype(np.float16)), width, mask=without_sketch
+                )
+                for width in (NUM_SKETCH, NUM_EVIDENCE)
+            ),
+            pa.array(
+                [rng.uniform(size=2 * NUM_HEAD_FIGURES) if i % 5 == 0 else None for i in range(count)],
+                pa.list_(pa.float32()),
+            ),
         ],
         schema=FINGERPRINTS,
     )

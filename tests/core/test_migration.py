@@ -1,4 +1,4 @@
-"""A database of schema version 1 to 3 is brought up to date in one transaction; nothing that it held is lost."""
+"""A database of schema version 1 to 4 is brought up to date in one transaction; nothing that it held is lost."""
 
 import sqlite3
 import subprocess
@@ -6,13 +6,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from attention_rows import PROJECTION, draw, wire_rows
 
 from attn_core import migration, store
 from attn_core.errors import SchemaMismatch
 
 VERSION_1 = (Path(__file__).parent / "schema_version_1.sql").read_text(encoding="utf-8")
-VERSION_3 = (Path(__file__).parent / "schema_version_3.sql").read_text(encoding="utf-8")
 VERSION_2 = (Path(__file__).parent / "schema_version_2.sql").read_text(encoding="utf-8")
+VERSION_3 = (Path(__file__).parent / "schema_version_3.sql").read_text(encoding="utf-8")
+VERSION_4 = (Path(__file__).parent / "schema_version_4.sql").read_text(encoding="utf-8")
 REQUEST_COLUMNS = (
     "request_id, model_id, started_at_us, ended_at_us, prompt_len, prompt_token_ids, prompt_token_texts, prompt_spans, "
     "sampling_params, num_output_tokens, finish_reason"
@@ -45,27 +47,44 @@ def old(tmp_path):
     return path
 
 
+def fill(connection):
+    """The rows of `ROWS` and `REQUESTS`, into the tables of version 2 to 4."""
+    connection.executemany("INSERT INTO request_numbers VALUES (?, ?)", [(1, "b"), (2, "a")])
+    labels = {label: no for no, label in enumerate(["m", "diffuse", "long_range", "run"], start=1)}
+    connection.executemany("INSERT INTO labels (label, label_no) VALUES (?, ?)", labels.items())
+    names = COLUMNS.replace("request_id", "request_no").replace("model_id", "model_no")
+    names = names.replace("classified_run_id", "classified_run_no").replace("zone,", "zone_no,")
+    places = {"model_id": labels, "zone": labels, "classified_run_id": labels, "request_id": {"b": 1, "a": 2}}
+    for row in ROWS:
+        values = [
+            places[name].get(value) if name in places else value
+            for name, value in zip(COLUMNS.split(", "), row, strict=True)
+        ]
+        connection.execute(f"INSERT INTO tokens ({names}) VALUES ({','.join('?' * 20)})", values)  # noqa: S608
+    marks = ",".join("?" * 11)
+    connection.executemany(f"INSERT INTO requests ({REQUEST_COLUMNS}) VALUES ({marks})", REQUESTS)  # noqa: S608
+    connection.execute("INSERT INTO ingest_sources VALUES (?, 'm', 3, 0, 1, 2)", (bytes(16),))
+    connection.commit()
+
+
 @pytest.fixture
 def version_2(tmp_path):
     """The rows of `ROWS` and `REQUESTS` in a file that the code before version 3 made."""
     path = tmp_path / "version_2.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(VERSION_2)
-        connection.executemany("INSERT INTO request_numbers VALUES (?, ?)", [(1, "b"), (2, "a")])
-        labels = {label: no for no, label in enumerate(["m", "diffuse", "long_range", "run"], start=1)}
-        connection.executemany("INSERT INTO labels (label, label_no) VALUES (?, ?)", labels.items())
-        names = COLUMNS.replace("request_id", "request_no").replace("model_id", "model_no")
-        names = names.replace("classified_run_id", "classified_run_no").replace("zone,", "zone_no,")
-        places = {"model_id": labels, "zone": labels, "classified_run_id": labels, "request_id": {"b": 1, "a": 2}}
-        for row in ROWS:
-            values = [
-                places[name].get(value) if name in places else value
-                for name, value in zip(COLUMNS.split(", "), row, strict=True)
-            ]
-            connection.execute(f"INSERT INTO tokens ({names}) VALUES ({','.join('?' * 20)})", values)  # noqa: S608
-        marks = ",".join("?" * 11)
-        connection.executemany(f"INSERT INTO requests ({REQUEST_COLUMNS}) VALUES ({marks})", REQUESTS)  # noqa: S608
-        connection.execute("INSERT INTO ingest_sources VALUES (?, 'm', 3, 0, 1, 2)", (bytes(16),))
+        fill(connection)
+    return path
+
+
+@pytest.fixture
+def version_4(tmp_path):
+    """The same in a file that the code before version 5 made."""
+    path = tmp_path / "version_4.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_4)
+        fill(connection)
+        connection.execute("INSERT INTO reused_ids VALUES ('a~2', 'a', 9)")
         connection.commit()
     return path
 
@@ -122,7 +141,7 @@ def test_every_row_and_column_survives(old):
     assert table["zone"].to_pylist() == ["long_range", "diffuse", None]
 
 
-@pytest.mark.parametrize("version", ["old", "version_2", "version_3"])
+@pytest.mark.parametrize("version", ["old", "version_2", "version_3", "version_4"])
 def test_the_tables_are_those_of_a_new_database(request, version, tmp_path):
     path = request.getfixturevalue(version)
     store.open_writer(path).close()
@@ -161,6 +180,46 @@ def test_version_3_keeps_every_row_and_gains_the_names_of_ids_used_again(version
         assert all_requests(connection) == REQUESTS
         assert connection.execute("SELECT count(*) FROM reused_ids").fetchone() == (0,)
         assert connection.execute("PRAGMA user_version").fetchone() == (store.STORE_VERSION,)
+
+
+@pytest.mark.parametrize("before", [lambda _: None, run_todays_schema], ids=["as it was", "after today's schema.sql"])
+def test_version_4_keeps_every_row_and_gains_head_sketches(version_4, before):
+    before(version_4)
+    with pytest.raises(SchemaMismatch, match="has schema version 4"):
+        store.open_reader(version_4)
+    with closing(store.open_writer(version_4)) as connection:
+        assert everything(connection) == ROWS
+        assert all_requests(connection) == REQUESTS
+        assert connection.execute("SELECT request_id FROM reused_ids").fetchall() == [("a~2",)]
+        assert connection.execute("SELECT last_seq FROM ingest_sources").fetchall() == [(3,)]
+        found = connection.execute("SELECT head_sketch, zone_evidence, head_projection FROM fingerprints").fetchall()
+        assert found == [(None, None, None)] * 3
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        table = store.read_fingerprints(connection, start_us=0, end_us=100)
+        assert table.schema.equals(store.STORED)
+        assert table["head_sketch"].null_count == 3
+        with pytest.raises(sqlite3.IntegrityError):
+            connection.execute("UPDATE tokens SET head_sketch = x'00'")
+        rows = wire_rows(draw(6, seed=1), request_id="a~2")
+        store.insert_fingerprints(connection, rows, model_id="m", stored_at_us=20, head_projection=PROJECTION)
+        store.insert_head_figures(connection, rows, model_id="m", layers=(0,), num_heads=2)
+    with closing(store.open_reader(version_4)) as connection:
+        counts = connection.execute("SELECT count(*), count(head_sketch) FROM fingerprints").fetchone()
+        assert counts == (9, 5)
+        assert store.read_head_figures(connection, model_id="m", limit=10).num_rows == 2
+
+
+@pytest.mark.parametrize("version", ["version_2", "version_3", "version_4"])
+def test_a_migration_to_version_5_that_fails_changes_nothing(request, version, monkeypatch):
+    path = request.getfixturevalue(version)
+    before = structure(path)
+    monkeypatch.setattr(migration, "_HEAD_SKETCHES", ("head_sketch BLOB", "projection_no NONSENSE"))
+    with pytest.raises(store.StoreError, match="NONSENSE"):
+        store.open_writer(path)
+    assert structure(path) == before
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (int(version[-1]),)
+        assert everything(connection)
 
 
 def test_a_migration_from_version_2_that_fails_leaves_version_2(version_2, monkeypatch):

@@ -6,9 +6,9 @@ from contextlib import closing
 import numpy as np
 import pyarrow as pa
 import pytest
-from attention_rows import draw, wire_rows
+from attention_rows import PROJECTION, draw, wire_rows
 
-from attn_core import store, wire
+from attn_core import insertion, store, wire
 from attn_core.classify import Classifier
 from attn_core.errors import SchemaMismatch, StoreError
 
@@ -39,7 +39,7 @@ def test_the_sqlite3_shell_and_python_make_the_same_database(tmp_path):
 
 def test_every_column_has_a_comment():
     columns = re.findall(r"^    [a-z_]+ +(?:TEXT|INTEGER|REAL|BLOB)\b.*$", store.schema_sql(), flags=re.MULTILINE)
-    assert len(columns) > 60
+    assert len(columns) > 70
     assert [line for line in columns if "-- " not in line] == []
 
 
@@ -61,9 +61,121 @@ def test_topk_is_stored_as_little_endian_blobs_and_null_where_not_asked_for(writ
     assert found[2] == (None, None)
 
 
+def sketches_of(rows, places):
+    """(head_sketch, zone_evidence) of these rows as float16 bytes, None where there is none."""
+    both = [rows.column(name).to_pylist() for name in ("head_sketch", "zone_evidence")]
+    return [
+        tuple(None if column[i] is None else np.array(column[i], "<f2").tobytes() for column in both) for i in places
+    ]
+
+
+def test_a_head_sketch_is_stored_as_float16_and_null_where_there_is_none(writer):
+    """More rows than a statement holds, so that the blob is cut at every size of statement."""
+    rows = wire_rows(draw(300, seed=5, longest=20))
+    insert(writer, rows, head_projection=PROJECTION)
+    found = writer.execute("SELECT head_sketch, zone_evidence, head_projection FROM fingerprints ORDER BY step")
+    expected = [(*both, None if both[0] is None else PROJECTION) for both in sketches_of(rows, range(300))]
+    assert expected[3] == (None, None, None)
+    assert len(expected[2][0]) == 32
+    assert found.fetchall() == expected
+    table = store.read_fingerprints(writer, start_us=0, end_us=2**62)
+    for name in ("head_sketch", "zone_evidence"):
+        assert table[name].to_pylist() == rows.column(name).to_pylist()
+    assert table["head_projection"].to_pylist() == [name for *_, name in expected]
+
+
+def test_rows_that_all_have_a_sketch_keep_them(writer):
+    rows = wire_rows(draw(300, seed=5, longest=20))
+    rows = rows.filter(rows.column("head_sketch").is_valid())
+    insert(writer, rows, head_projection=PROJECTION)
+    found = writer.execute("SELECT head_sketch, zone_evidence FROM fingerprints ORDER BY step").fetchall()
+    assert found == sketches_of(rows, range(225))
+    assert writer.execute("SELECT DISTINCT head_projection FROM fingerprints").fetchall() == [(PROJECTION,)]
+
+
+def test_a_sketch_of_zeros_is_a_sketch(writer):
+    rows = wire_rows(draw(1, seed=5)).to_pylist()
+    rows[0] |= {"head_sketch": [0.0] * 16, "zone_evidence": [0.0] * 5}
+    insert(writer, pa.RecordBatch.from_pylist(rows, schema=wire.FINGERPRINTS), head_projection=PROJECTION)
+    assert writer.execute("SELECT head_sketch, head_projection FROM fingerprints").fetchone() == (bytes(32), PROJECTION)
+
+
+def test_rows_without_any_sketch_are_bound_without_one(writer):
+    rows = wire.with_head_columns(wire_rows(draw(4, seed=5)).select(wire.FINGERPRINTS.names[:-3]))
+    insert(writer, rows)
+    assert next(iter(insertion.lay_out(rows, None))).sketches == b""
+    table = store.read_fingerprints(writer, start_us=0, end_us=2**62)
+    assert [table[name].null_count for name in ("head_sketch", "zone_evidence", "head_projection")] == [4, 4, 4]
+
+
+def test_a_sketch_of_another_length_is_an_error(writer):
+    insert(writer, wire_rows(draw(1, seed=5)), head_projection=PROJECTION)
+    with pytest.raises(sqlite3.IntegrityError):
+        writer.execute("UPDATE tokens SET head_sketch = x'00'")
+
+
+def figures_table(connection, **more):
+    return store.read_head_figures(connection, **{"model_id": "demo", "limit": 1000} | more)
+
+
+def keep_figures(connection, rows, **more):
+    insert(connection, rows)
+    its = {"model_id": "demo", "layers": (4, 0, 4), "num_heads": 1} | more
+    store.insert_head_figures(connection, rows, **its)
+
+
+def test_raw_head_figures_come_back_as_float16(writer):
+    rows = wire_rows(draw(12, seed=5), request_id="a")
+    keep_figures(writer, rows)
+    keep_figures(writer, rows)  # sent again
+    table = figures_table(writer)
+    assert table.schema.equals(store.STORED_HEAD_FIGURES)
+    assert table["step"].to_pylist() == [0, 5, 10]
+    assert table["request_id"].to_pylist() == ["a"] * 3
+    assert table["layers"].to_pylist() == [[0, 4]] * 3
+    assert table["num_heads"].to_pylist() == [1] * 3
+    assert table["context_len"].to_pylist() == [rows.column("context_len")[i].as_py() for i in (0, 5, 10)]
+    for found, i in zip(table["figures"].to_pylist(), (0, 5, 10), strict=True):
+        np.testing.assert_allclose(found, rows.column("head_figures")[i].as_py(), atol=5e-4)
+
+
+def test_the_newest_head_figures_of_each_model_are_kept(writer, monkeypatch):
+    monkeypatch.setattr(insertion, "MOST_HEAD_FIGURES", 3)
+    keep_figures(writer, wire_rows(draw(1, seed=5), request_id="other"), model_id="other")
+    keep_figures(writer, wire_rows(draw(6, seed=5), request_id="late", start_us=2_000_000))
+    keep_figures(writer, wire_rows(draw(6, seed=5), request_id="early", start_us=1_000_000))
+    assert figures_table(writer)["request_id"].to_pylist() == ["early", "late", "late"]
+    assert figures_table(writer)["step"].to_pylist() == [5, 0, 5]
+    assert figures_table(writer, limit=1)["step"].to_pylist() == [5]
+    assert figures_table(writer, model_id="other").num_rows == 1
+    assert figures_table(writer, model_id="nobody").num_rows == 0
+
+
+def test_head_figures_go_with_a_token_that_is_taken_out_by_hand(writer):
+    keep_figures(writer, wire_rows(draw(12, seed=5)))
+    writer.execute("DELETE FROM fingerprints WHERE step = 5")
+    assert figures_table(writer)["step"].to_pylist() == [0, 10]
+
+
+def test_a_sketch_is_changed_by_hand(writer):
+    """The view shows one blob as two columns; changed there, they come together again."""
+    rows = wire_rows(draw(2, seed=5))
+    insert(writer, rows, head_projection=PROJECTION)
+    writer.execute("UPDATE fingerprints SET sink_mass = 0.5")
+    found = writer.execute("SELECT head_sketch, zone_evidence FROM fingerprints ORDER BY step").fetchall()
+    assert found == sketches_of(rows, range(2))
+    other = np.arange(5, dtype="<f2").tobytes()
+    writer.execute("UPDATE fingerprints SET zone_evidence = ?, head_projection = 'new' WHERE step = 1", (other,))
+    found = writer.execute("SELECT head_sketch, zone_evidence, head_projection FROM fingerprints ORDER BY step")
+    (first, second) = sketches_of(rows, range(2))
+    assert found.fetchall() == [(*first, PROJECTION), (second[0], other, "new")]
+
+
 def test_a_sliced_batch_stores_its_own_rows(writer):
     rows = wire_rows(draw(9, seed=6))
-    insert(writer, rows.slice(4, 3))
+    insert(writer, rows.slice(4, 3), head_projection=PROJECTION)
+    sketches = writer.execute("SELECT head_sketch, zone_evidence FROM fingerprints ORDER BY step").fetchall()
+    assert sketches == sketches_of(rows, range(4, 7))
     found = writer.execute("SELECT step, vector, topk_positions FROM fingerprints ORDER BY step").fetchall()
     whole = wire.vectors_from_rows(rows)
     assert [row[0] for row in found] == [4, 5, 6]

@@ -1,16 +1,24 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from attention_rows import draw, wire_rows
+from attention_rows import PROJECTION, draw, wire_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_core import wire
 from attn_core.errors import WireError
 
-INFO = wire.SourceInfo(model_id="demo", captured_layers=(0, 4, 8, 12, 17, 21, 25, 29), num_heads=9, dropped=3)
+INFO = wire.SourceInfo(
+    model_id="demo",
+    captured_layers=(0, 4, 8, 12, 17, 21, 25, 29),
+    num_heads=9,
+    dropped=3,
+    head_projection=PROJECTION,
+)
+HEAD_COLUMNS = ["head_sketch", "zone_evidence", "head_figures"]
 SOURCE = bytes(range(16))
 
 
@@ -43,6 +51,66 @@ def test_answers_come_back_as_they_went():
     assert wire.decode_answer(wire.ack_frames(source_id=SOURCE, seq=9)) == (SOURCE, 9, None)
     refusal = wire.refusal_frames(source_id=SOURCE, seq=9, reason="schema")
     assert wire.decode_answer(refusal) == (SOURCE, 9, "schema")
+
+
+def of_an_older_version(rows):
+    """The frames of a version without head sketches: neither its columns nor its metadata know of them."""
+    metadata = {"kind": "fingerprints", "fingerprint_version": "1", "model_id": "m", "captured_layers": "[]"}
+    table = pa.Table.from_batches([rows]).drop_columns(HEAD_COLUMNS)
+    table = table.replace_schema_metadata(metadata | {"num_heads": "1"})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return wire.batch_frames(source_id=SOURCE, seq=7, payload=bytes(sink.getvalue()))
+
+
+def test_a_batch_of_an_older_version_is_read_as_rows_without_a_sketch():
+    rows = wire_rows(draw(5, seed=4))
+    batch = wire.decode_batch(of_an_older_version(rows))
+    assert batch.info.head_projection is None
+    assert batch.rows.schema.equals(wire.FINGERPRINTS)
+    for name in wire.FINGERPRINTS.names:
+        column = batch.rows.column(name)
+        assert column.null_count == 5 if name in HEAD_COLUMNS else column.equals(rows.column(name)), name
+
+
+def test_what_an_older_version_left_in_its_spool_is_read():
+    """Its own bytes: the first three drawn tokens, written by the last version without head sketches."""
+    payload = (Path(__file__).parent / "batch_before_sketches.arrow").read_bytes()
+    kind, info, rows = wire.decode_rows(payload)
+    assert (kind, info.model_id, info.dropped, info.head_projection) == ("fingerprints", "demo", 3, None)
+    drawn = wire_rows(draw(3, seed=0))
+    assert rows.equals(wire.with_head_columns(drawn.select(wire.FINGERPRINTS.names[:-3])))
+    assert wire.decode_rows(wire.encode_rows(kind=kind, rows=rows, info=info))[2].equals(rows)
+
+
+def test_a_version_with_other_columns_missing_is_not_taken_for_the_older_one():
+    rows = wire_rows(draw(2, seed=4))
+    frames = of_an_older_version(rows)
+    with pa.ipc.open_stream(frames[3]) as reader:
+        table = reader.read_all().drop_columns(["residual_mass"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(WireError) as caught:
+        wire.decode_batch([*frames[:3], bytes(sink.getvalue())])
+    assert caught.value.reason == "schema"
+
+
+def test_a_batch_without_sketches_names_no_matrix():
+    info = wire.SourceInfo(model_id="m", captured_layers=(0,), num_heads=1)
+    payload = wire.encode_rows(kind="fingerprints", rows=wire_rows(draw(1, seed=0)), info=info)
+    assert wire.decode_rows(payload)[1].head_projection is None
+
+
+def test_a_head_projection_comes_back_as_it_went_and_is_no_answer():
+    """A sender of an older version takes what is no answer for noise, and goes on."""
+    frames = wire.projection_frames(source_id=SOURCE, projection=b"matrix")
+    assert wire.decode_projection(frames) == b"matrix"
+    with pytest.raises(WireError):
+        wire.decode_answer(frames)
+    for answer in (wire.ack_frames(source_id=SOURCE, seq=1), wire.refusal_frames(source_id=SOURCE, seq=1, reason="x")):
+        assert wire.decode_projection(answer) is None
 
 
 def with_metadata(**changes):
@@ -84,6 +152,9 @@ GOOD = frames_of(wire_rows(draw(2, seed=0)))
         ([*GOOD[:3], GOOD[3][: len(GOOD[3]) // 2]], "arrow"),
         (with_metadata(kind=None), "metadata"),
         (with_metadata(captured_layers="{"), "metadata"),
+        (with_metadata(head_projection="ab" * 31), "metadata"),
+        (with_metadata(head_projection="AB" * 32), "metadata"),
+        (with_metadata(head_projection="ab" * 32 + "\n"), "metadata"),
         (with_metadata(fingerprint_version="2"), "version"),
         (with_metadata(kind="gossip"), "kind"),
         (with_metadata(kind="requests"), "schema"),

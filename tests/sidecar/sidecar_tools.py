@@ -20,16 +20,22 @@ from attn_core import bundle, wire
 from attn_core.classify import ClassifierArrays
 from attn_core.features import features_from_vectors
 from attn_core.fingerprint import DIM, valid_rows
+from attn_core.head_projection import NUM_EVIDENCE, NUM_HEAD_FIGURES, NUM_SKETCH
 from attn_core.zones import FILE_NAME, ZONES, ZoneFormulas
 
 START_US = 1_700_000_000_000_000
-INFO = wire.SourceInfo(model_id="demo-model", captured_layers=tuple(range(8)), num_heads=9)
+PROJECTION = "ab" * 32
+"""The hash of the matrix that made the sketches of `random_rows`: of none that there is."""
+INFO = wire.SourceInfo(model_id="demo-model", captured_layers=tuple(range(8)), num_heads=9, head_projection=PROJECTION)
 WAIT_S = 30.0
 """Longest wait for anything that should come at once; only a failing test waits this long."""
 
 
 def random_rows(count, *, seed=0, request_id="r", first_step=0, start_us=START_US):
-    """`count` steps of one request: a batch of `wire.FINGERPRINTS`; every third row has no top-k."""
+    """`count` steps of one request: a batch of `wire.FINGERPRINTS`.
+
+    Every third row has no top-k, every fourth no head sketch; every hundredth has the raw figures of `INFO`'s heads.
+    """
     rng = np.random.default_rng(seed)
     context_len = rng.integers(20, 2000, count)
     most = np.log(context_len)
@@ -45,7 +51,17 @@ def random_rows(count, *, seed=0, request_id="r", first_step=0, start_us=START_U
     assert valid_rows(vectors, context_len).all()
     steps = np.arange(first_step, first_step + count)
     topk = steps % 3 != 2
+    without_sketch = pa.array(steps % 4 == 3)
+    figures = NUM_HEAD_FIGURES * INFO.num_heads * len(INFO.captured_layers)
     columns = {
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM),
+        **{
+            name: pa.FixedSizeListArray.from_arrays(
+                pa.array(rng.normal(size=count * width).astype(np.float16)), width, mask=without_sketch
+            )
+            for name, width in (("head_sketch", NUM_SKETCH), ("zone_evidence", NUM_EVIDENCE))
+        },
+        "head_figures": [rng.uniform(size=figures) if step % 100 == 1 else None for step in steps],
         "request_id": [request_id] * count,
         "step": steps,
         "captured_at_us": start_us + steps * 1000,
@@ -60,8 +76,8 @@ def random_rows(count, *, seed=0, request_id="r", first_step=0, start_us=START_U
         "residual_mass": [0.25 if has else None for has in topk],
     }
     arrays = [
-        pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM)
-        if field.name == "vector"
+        columns[field.name]
+        if isinstance(columns[field.name], pa.Array)
         else pa.array(columns[field.name], type=field.type)
         for field in wire.FINGERPRINTS
     ]

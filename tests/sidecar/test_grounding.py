@@ -30,6 +30,7 @@ def token_from_attention(attention, *, step, prompt_len, top_k, text=" a", compa
         topk_positions=order.tolist() if top_k else None,
         topk_probs=attention[order].tolist() if top_k else None,
         residual_mass=float(1 - attention[order].sum()) if top_k else None,
+        head_sketch=None, zone_evidence=None, head_projection=None,
         characteristic=None,
     )  # fmt: skip
 

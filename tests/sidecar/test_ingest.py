@@ -107,6 +107,7 @@ BAD_ROWS = {
     "context": with_column(GOOD, "context_len", [2000, 0, 2000]),
     "share": with_column(GOOD, "sink_mass", [0.1, float("nan"), 0.1]),
     "topk": with_column(GOOD, "topk_positions", [[3, 1], [2], None]),
+    "sketch": with_column(GOOD, "head_figures", [None, [0.5] * 7, None]),
 }
 
 
@@ -237,7 +238,7 @@ def test_random_frames_do_no_harm(sender, client):
 
 
 def test_what_senders_dropped_is_counted(sender, client, settings):
-    info = wire.SourceInfo(model_id="m", captured_layers=(0,), num_heads=1, dropped=4)
+    info = dataclasses.replace(INFO, dropped=4)
     sender.send(random_rows(1), info=info)
     sender.hear_all()
     assert client.get("/stats").json()["ingest"]["dropped_by_senders"] == 4

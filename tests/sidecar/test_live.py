@@ -16,7 +16,7 @@ from attn_sidecar.store.records import Token
 TOKEN_FIELDS = {
     *("id", "request_id", "step", "token_id", "token_text", "captured_at_us", "zone", "confidence", "cluster_id"),
     *("context_len", "sink_mass", "prompt_mass", "periodicity", "vector", "topk_positions", "topk_probs"),
-    "residual_mass",
+    *("residual_mass", "head_sketch", "zone_evidence", "head_projection"),
 }
 
 

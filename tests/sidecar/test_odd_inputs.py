@@ -94,6 +94,12 @@ def _quoted(text):
     return quote(text, safe="")
 
 
+def _float16s(width):
+    """As many numbers as a list has, and nulls; what is beyond float16 is infinite."""
+    numbers = FLOATS.map(lambda one: np.inf if one > 65_000 else -np.inf if one < -65_000 else one)
+    return st.lists(st.none() | numbers, min_size=width, max_size=width)
+
+
 @st.composite
 def odd_columns(draw):
     """Some columns of two odd token rows."""
@@ -110,6 +116,9 @@ def odd_columns(draw):
         "residual_mass": st.lists(st.none() | FLOATS, min_size=2, max_size=2),
         "topk_positions": st.lists(st.none() | st.lists(st.none() | INTS, max_size=3), min_size=2, max_size=2),
         "topk_probs": st.lists(st.none() | st.lists(st.none() | FLOATS, max_size=3), min_size=2, max_size=2),
+        "head_sketch": st.lists(st.none() | _float16s(16), min_size=2, max_size=2),
+        "zone_evidence": st.lists(st.none() | _float16s(5), min_size=2, max_size=2),
+        "head_figures": st.lists(st.none() | st.lists(st.none() | FLOATS, max_size=11), min_size=2, max_size=2),
         "vector": st.lists(st.tuples(st.integers(0, 19), FLOATS), min_size=2, max_size=2),
     }
     names = draw(st.lists(st.sampled_from(sorted(changes)), max_size=3, unique=True))

@@ -24,7 +24,10 @@ from attn_sidecar.settings import Settings
 SECRET = "swordfish"  # noqa: S105 - a word to look for
 """Stands for all that must not be kept; token ids and positions are these numbers, found nowhere else."""
 TOKEN_ID, POSITION = 1234567, 17
-KEPT = ["vector", "context_len", "sink_mass", "prompt_mass", "periodicity", "step", "captured_at_us"]
+KEPT = [
+    "vector", "context_len", "sink_mass", "prompt_mass", "periodicity", "step", "captured_at_us", "head_sketch",
+    "zone_evidence", "head_figures",
+]  # fmt: skip
 DROPPED = ["token_id", "token_text", "topk_positions", "topk_probs", "residual_mass"]
 
 
@@ -133,6 +136,7 @@ def test_nothing_that_was_sent_is_stored_or_shown(tmp_path):
     assert str(TOKEN_ID).encode() not in shown
     assert len(detail["tokens"]) == 6
     assert detail["tokens"][0]["vector"]
+    assert detail["tokens"][0]["head_sketch"]
     assert (detail["prompt_len"], detail["num_output_tokens"]) == (3, 7)
     for path in tmp_path.glob("f.db*"):
         assert SECRET.encode() not in path.read_bytes(), path

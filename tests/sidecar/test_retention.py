@@ -9,7 +9,14 @@ from starlette.testclient import TestClient
 from test_states import wait_until
 
 from attn_core.errors import SettingsError
-from attn_core.store import insert_fingerprints, max_id, open_writer, upsert_requests
+from attn_core.store import (
+    insert_fingerprints,
+    insert_head_figures,
+    max_id,
+    open_writer,
+    read_head_figures,
+    upsert_requests,
+)
 from attn_sidecar.app import Sidecar, create_app
 from attn_sidecar.settings import Settings
 from attn_sidecar.store.reader import Reader
@@ -28,6 +35,7 @@ def store(connection, name, count, *, hour, with_request=True):
     rows = random_rows(count, request_id=name)
     at_us = START_US + int(hour * HOUR_US)
     insert_fingerprints(connection, rows, model_id="m", stored_at_us=at_us)
+    insert_head_figures(connection, rows, model_id="m", layers=(0,), num_heads=1)
     if with_request:
         upsert_requests(connection, request_row("started", request_id=name), model_id="m")
 
@@ -53,6 +61,8 @@ def test_what_is_older_goes_with_its_request_and_its_number(writer):
     retention = Retention(hours=2, max_db_bytes=None, now_us=at(4.5))
     steps_until_done(retention, writer)
     assert names(writer) == ["r3", "r4"]
+    assert read_head_figures(writer, model_id="m", limit=10)["request_id"].to_pylist() == ["r3", "r4"]
+    assert writer.execute("SELECT count(*) FROM head_figures").fetchone() == (2,)
     assert [r for (r,) in writer.execute("SELECT request_id FROM request_numbers ORDER BY 1")] == ["r3", "r4"]
     assert [r for (r,) in writer.execute("SELECT request_id FROM requests ORDER BY 1")] == ["r3", "r4"]
     assert (retention.counters.num_fingerprints, retention.counters.num_requests) == (30, 3)
@@ -66,6 +76,7 @@ def test_a_request_stays_while_one_of_its_tokens_does(writer):
     retention = Retention(hours=1, max_db_bytes=None, now_us=at(3.5))
     steps_until_done(retention, writer)
     assert writer.execute("SELECT min(step), count(*) FROM fingerprints").fetchone() == (10, 5)
+    assert writer.execute("SELECT count(*) FROM head_figures").fetchone() == (0,)
     assert writer.execute("SELECT count(*) FROM requests").fetchone() == (1,)
     assert retention.counters.num_requests == 0
 
@@ -102,8 +113,8 @@ def test_a_bound_in_bytes_keeps_the_newest_and_the_file_from_growing(writer):
     limit = 4 << 20
     retention = Retention(hours=None, max_db_bytes=limit, now_us=at(0))
     for k in range(40):
-        store(writer, f"r{k}", 2000, hour=0, with_request=False)
-        retention.step(writer, rows_arrived=2000)
+        store(writer, f"r{k}", 1500, hour=0, with_request=False)
+        retention.step(writer, rows_arrived=1500)
     assert used_bytes(writer) <= limit
     pages, size = (writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     assert pages * size <= limit

@@ -5,6 +5,7 @@ import json
 import sqlite3
 import threading
 
+import numpy as np
 import pytest
 from sidecar_tools import INFO, START_US, WAIT_S, Sender, guide_vector, random_rows, with_column
 from starlette.testclient import TestClient
@@ -17,7 +18,7 @@ from attn_sidecar.app import Sidecar, create_app
 from attn_sidecar.classification import answers_of, rows_from_values
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.settings import Settings
-from attn_sidecar.store.jobs import ArrivedBatch, PostedFingerprint
+from attn_sidecar.store.jobs import ArrivedBatch, PostedFingerprint, PostedSketch
 from attn_sidecar.store.records import preview_from_prompt
 from attn_sidecar.store.writer import Writer
 
@@ -194,7 +195,7 @@ def test_what_is_posted_meanwhile_shares_one_transaction(tmp_path):
 
     rows = rows_from_values([guide_vector()], context_len=[1500], sink_mass=[None], periodicity=[0.25])
 
-    def post(key, request_id, step, run_id=None):
+    def post(key, request_id, step, run_id=None, sketch=None):
         answers = answers_of(Classifier(no_clusters(), run_id=run_id), rows)
         writer.post(
             PostedFingerprint(
@@ -204,6 +205,7 @@ def test_what_is_posted_meanwhile_shares_one_transaction(tmp_path):
                 rows=rows,
                 answers=answers,
                 row=0,
+                sketch=sketch,
                 answer=lambda outcome: stored.update({key: outcome.stored}),
             )
         )
@@ -213,17 +215,29 @@ def test_what_is_posted_meanwhile_shares_one_transaction(tmp_path):
     for key, place in {"held": ("a", 0), "new": ("a", 1), "twice": ("a", 1), "b": ("b", 3), "c": ("c", 4)}.items():
         post(key, *place)
     post("run", "a", 2, "2026-01-10T04-02-11")
+    for step, matrix in enumerate(("ab" * 32, "cd" * 32)):
+        sketch = PostedSketch(head_sketch=[step + 0.5] * 16, zone_evidence=[step] * 5, head_projection=matrix)
+        post(matrix, "s", step, sketch=sketch)
     gate.set()
     writer.stop(within_s=WAIT_S)
     assert stored == {
         "first": True, "held": False, "new": True, "twice": False, "b": True, "c": True, "run": True,
+        "ab" * 32: True, "cd" * 32: True,
     }  # fmt: skip
-    assert [(one.num_new, one.num_repeated) for one in commits] == [(1, 0), (4, 2)]
+    assert [(one.num_new, one.num_repeated) for one in commits] == [(1, 0), (6, 2)]
     with contextlib.closing(sqlite3.connect(tmp_path / "fingerprints.db")) as connection:
         found = connection.execute(
             "SELECT request_id, step, captured_at_us, cluster_id, context_len, sink_mass, periodicity, "
-            "classified_run_id FROM fingerprints ORDER BY request_id, step"
+            "classified_run_id FROM fingerprints WHERE request_id != 's' ORDER BY request_id, step"
         ).fetchall()
+        sketched = connection.execute(
+            "SELECT head_sketch, zone_evidence, head_projection FROM fingerprints WHERE head_sketch IS NOT NULL "
+            "ORDER BY step"
+        ).fetchall()
+    assert sketched == [
+        (np.full(16, step + 0.5, "<f2").tobytes(), np.full(5, step, "<f2").tobytes(), matrix)
+        for step, matrix in enumerate(("ab" * 32, "cd" * 32))
+    ]
     places = [("a", 0), ("a", 1), ("a", 2), ("b", 3), ("c", 4)]
     runs = {("a", 2): "2026-01-10T04-02-11"}
     assert found == [

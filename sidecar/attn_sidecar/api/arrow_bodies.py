@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from attn_core.fingerprint import DIM, MAX_CONTEXT_LEN
+from attn_core.head_projection import NUM_EVIDENCE, NUM_SKETCH, SKETCH_LARGEST
 from attn_core.wire import is_compressed_batch
 from attn_sidecar.admission import LATEST_INSTANT_US, MAX_ID_CHARS, why_no_instant
+from attn_sidecar.api.bodies import HALF_A_SKETCH, PROJECTION_PATTERN
 from attn_sidecar.api.problems import Problem
 from attn_sidecar.classification import Rows
+from attn_sidecar.store.jobs import PostedSketch
 
 COMPANIONS = ("context_len", "sink_mass", "periodicity")
+SKETCH_PARTS = ("head_sketch", "zone_evidence", "head_projection")
 _INT32_MAX = 2**31 - 1
 _LIMITS = {
     "context_len": (1, MAX_CONTEXT_LEN),
@@ -79,6 +84,50 @@ def rows_from_table(table: pa.Table) -> tuple[Rows, dict[int, str]]:
         sink_mass=values["sink_mass"].astype(np.float32),
         periodicity=values["periodicity"].astype(np.float32),
     ), refused
+
+
+def sketches_from_table(table: pa.Table) -> tuple[list[PostedSketch | None], dict[int, str]]:
+    """The head sketch of each row, None where it has none whole, and by row what is wrong with it.
+
+    Raises `Problem` 422 where a column is of another type.
+    """
+    refused: dict[int, str] = {}
+    sketch = _sketch_numbers(table, "head_sketch", NUM_SKETCH, refused)
+    evidence = _sketch_numbers(table, "zone_evidence", NUM_EVIDENCE, refused)
+    names: list[str | None] = [None] * table.num_rows
+    if "head_projection" in table.column_names:
+        column = table.column("head_projection")
+        if not pa.types.is_string(column.type) and not pa.types.is_null(column.type):
+            raise _invalid(f"head_projection is {column.type}", "head_projection is utf8")
+        names = column.to_pylist()
+    found: list[PostedSketch | None] = []
+    for i, (numbers, proof, name) in enumerate(zip(sketch, evidence, names, strict=True)):
+        if name is not None and not re.fullmatch(PROJECTION_PATTERN, name):
+            refused.setdefault(i, "head_projection is no SHA-256 in hexadecimal digits")
+        if numbers is not None and proof is not None and name is not None:
+            found.append(PostedSketch(head_sketch=numbers, zone_evidence=proof, head_projection=name))
+        else:
+            found.append(None)
+            if (numbers, proof, name) != (None, None, None):
+                refused.setdefault(i, HALF_A_SKETCH)
+    return found, refused
+
+
+def _sketch_numbers(table: pa.Table, name: str, width: int, refused: dict[int, str]) -> list[Any]:
+    """The lists of this column, None where null or missing; rows with other numbers than a sketch's go to `refused`."""
+    if name not in table.column_names:
+        return [None] * table.num_rows
+    kind = table.schema.field(name).type
+    lists = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not pa.types.is_null(kind) and not (lists and pa.types.is_floating(kind.value_type)):
+        raise _invalid(f"{name} is {kind}", f"{name} is fixed_size_list<halffloat>[{width}]")
+    rows: list[Any] = table.column(name).to_pylist()
+    for i, row in enumerate(rows):
+        if row is not None and not (
+            len(row) == width and all(one is not None and abs(one) <= SKETCH_LARGEST for one in row)
+        ):
+            refused.setdefault(i, f"{name} has {width} numbers within +-{SKETCH_LARGEST:.0f}, none null")
+    return rows
 
 
 def places_from_table(table: pa.Table, *, now_us: int) -> tuple[list[tuple[str, int, int]], dict[int, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -22,16 +22,31 @@ from starlette.responses import Response
 
 from attn_core.bundle import SCHEMA_VERSION
 from attn_core.zones import CHARACTERISTICS, ZONES
-from attn_sidecar.api.arrow_bodies import COMPANIONS, places_from_table, rows_from_table, table_from_body
+from attn_sidecar.api.arrow_bodies import (
+    COMPANIONS,
+    SKETCH_PARTS,
+    places_from_table,
+    rows_from_table,
+    sketches_from_table,
+    table_from_body,
+)
 from attn_sidecar.api.asked import ARROW_STREAM
-from attn_sidecar.api.bodies import ClassifyBody, Explain, FingerprintBody, decoded, rows_from_batch, rows_of_batch
+from attn_sidecar.api.bodies import (
+    ClassifyBody,
+    Explain,
+    FingerprintBody,
+    decoded,
+    rows_from_batch,
+    rows_of_batch,
+    sketch_of,
+)
 from attn_sidecar.api.endpoint import Endpoint
 from attn_sidecar.api.fingerprint import store
 from attn_sidecar.api.problems import vector_problem
 from attn_sidecar.api.quick import read_body
 from attn_sidecar.classification import Answers, Manifold, Rows, answers_of
 from attn_sidecar.discovery import Discovery
-from attn_sidecar.store.jobs import PostedFingerprint, Stored
+from attn_sidecar.store.jobs import PostedFingerprint, PostedSketch, Stored
 from attn_sidecar.store.writer import Writer
 
 Refused = Mapping[int, str]
@@ -86,6 +101,18 @@ class FingerprintBatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Posted:
+    """What a body of fingerprints to store holds, by rows."""
+
+    rows: Rows
+    refused: Refused
+    places: list[tuple[str, int, int]]
+    """(request_id, step, captured_at_us)"""
+    sketches: list[PostedSketch | None]
+    explained: Sequence[bool]
+
+
 def endpoints(discovery: Discovery, *, writer: Writer, now_us: Callable[[], int]) -> list[Endpoint]:
     """The endpoints, classifying with the served run and storing through this writer."""
     asked_decoder = msgspec.json.Decoder(ClassifyBatchBody)
@@ -93,28 +120,43 @@ def endpoints(discovery: Discovery, *, writer: Writer, now_us: Callable[[], int]
 
     def questions(body: bytes, kind: str) -> tuple[Rows, Refused, Sequence[bool]]:
         if kind == ARROW_STREAM:
-            table = table_from_body(body, needed=("vector",), also=COMPANIONS, most_rows=MAX_QUESTIONS)
+            also = (*COMPANIONS, *SKETCH_PARTS)
+            table = table_from_body(body, needed=("vector",), also=also, most_rows=MAX_QUESTIONS)
             rows, refused = rows_from_table(table)
-            return rows, refused, [False] * table.num_rows
+            _, unsketched = sketches_from_table(table)
+            return rows, {**unsketched, **refused}, [False] * table.num_rows
         asked = decoded(body, asked_decoder, path="/classify/batch")
         batch = rows_of_batch(asked.fingerprints, explain=asked.explain)
         return rows_from_batch(batch.rows), batch.refused, batch.explained
 
-    def posted(body: bytes, kind: str) -> tuple[Rows, Refused, list[tuple[str, int, int]], Sequence[bool]]:
+    def posted(body: bytes, kind: str) -> _Posted:
         now = now_us()
         if kind == ARROW_STREAM:
-            needed, also = ("request_id", "step", "vector"), ("captured_at_us", *COMPANIONS)
+            needed, also = ("request_id", "step", "vector"), ("captured_at_us", *COMPANIONS, *SKETCH_PARTS)
             table = table_from_body(body, needed=needed, also=also, most_rows=MAX_FINGERPRINTS)
             rows, refused = rows_from_table(table)
             places, misplaced = places_from_table(table, now_us=now)
-            return rows, {**misplaced, **refused}, places, [False] * table.num_rows
+            sketches, unsketched = sketches_from_table(table)
+            return _Posted(
+                rows=rows,
+                refused={**unsketched, **misplaced, **refused},
+                places=places,
+                sketches=sketches,
+                explained=[False] * table.num_rows,
+            )
         given = decoded(body, posted_decoder, path="/fingerprint/batch")
         batch = rows_of_batch(given.fingerprints, explain=given.explain, now_us=now)
         places = [
             ("", 0, 0) if f is None else (f.request_id, f.step, now if f.captured_at_us is None else f.captured_at_us)
             for f in batch.rows
         ]
-        return rows_from_batch(batch.rows), batch.refused, places, batch.explained
+        return _Posted(
+            rows=rows_from_batch(batch.rows),
+            refused=batch.refused,
+            places=places,
+            sketches=[sketch_of(one) for one in batch.rows],
+            explained=batch.explained,
+        )
 
     def answered(rows: Rows, refused: Refused) -> Answers:
         found = answers_of(discovery.served.classifier, rows)
@@ -135,16 +177,16 @@ def endpoints(discovery: Discovery, *, writer: Writer, now_us: Callable[[], int]
         body, kind = await read_body(
             request.scope["headers"], request.receive, also=(ARROW_STREAM,), most=MAX_BATCH_BYTES
         )
-        rows, refused, places, explained = await asyncio.to_thread(posted, body, kind)
-        found = await asyncio.to_thread(answered, rows, refused)
+        given = await asyncio.to_thread(posted, body, kind)
+        found = await asyncio.to_thread(answered, given.rows, given.refused)
         valid = [i for i, reason in enumerate(found.invalid) if reason is None]
         if not valid:
             raise vector_problem(f"row 0: {found.invalid[0]}; no row is valid, and nothing was stored")
-        outcomes = await asyncio.gather(*(store(writer, job) for job in _jobs(rows, places, found, valid)))
-        stored = [False] * len(places)
+        outcomes = await asyncio.gather(*(store(writer, job) for job in _jobs(given, found, valid)))
+        stored = [False] * len(given.places)
         for i, outcome in zip(valid, outcomes, strict=True):
             stored[i] = outcome.stored
-        return await asyncio.to_thread(_stored_response, found, stored, explained, as_arrow=_wants_arrow(request))
+        return await asyncio.to_thread(_stored_response, found, stored, given.explained, as_arrow=_wants_arrow(request))
 
     return [
         Endpoint(
@@ -214,17 +256,18 @@ def _invalid_rows(found: Answers) -> list[InvalidRow]:
 
 
 def _jobs(
-    rows: Rows, places: Sequence[tuple[str, int, int]], found: Answers, valid: Sequence[int]
+    given: _Posted, found: Answers, valid: Sequence[int]
 ) -> list[Callable[[Callable[[Stored | Exception], None]], PostedFingerprint]]:
     def job(row: int, answer: Callable[[Stored | Exception], None]) -> PostedFingerprint:
-        request_id, step, at_us = places[row]
+        request_id, step, at_us = given.places[row]
         return PostedFingerprint(
             request_id=request_id,
             step=step,
             captured_at_us=at_us,
-            rows=rows,
+            rows=given.rows,
             answers=found,
             row=row,
+            sketch=given.sketches[row],
             answer=answer,
         )
 

@@ -11,10 +11,12 @@ import msgspec
 from msgspec import Meta
 
 from attn_core.fingerprint import DIM, MAX_CONTEXT_LEN
+from attn_core.head_projection import NUM_EVIDENCE, NUM_SKETCH, SKETCH_LARGEST
 from attn_sidecar.admission import LATEST_INSTANT_US, MAX_ID_CHARS, why_no_instant
 from attn_sidecar.api.problems import Problem, vector_problem
 from attn_sidecar.api.quick import JSON_HINT
 from attn_sidecar.classification import Rows, rows_from_values
+from attn_sidecar.store.jobs import PostedSketch
 
 _INT32_MAX = 2**31 - 1
 
@@ -27,6 +29,26 @@ Vector = Annotated[
 ]
 ContextLen = Annotated[int, Meta(ge=1, le=MAX_CONTEXT_LEN, description="Positions attended over, n.")]
 Share = Annotated[float, Meta(ge=0, le=1)]
+_SketchNumber = Annotated[float, Meta(ge=-SKETCH_LARGEST, le=SKETCH_LARGEST)]
+HeadSketch = Annotated[
+    list[_SketchNumber],
+    Meta(min_length=NUM_SKETCH, max_length=NUM_SKETCH, description="What the captured heads did; kept as float16."),
+]
+ZoneEvidence = Annotated[
+    list[_SketchNumber],
+    Meta(min_length=NUM_EVIDENCE, max_length=NUM_EVIDENCE, description="A number a zone; kept as float16."),
+]
+PROJECTION_PATTERN = "^[0-9a-f]{64}$"
+HeadProjectionHash = Annotated[
+    str,
+    # The length too, since a pattern's end lets a line break through.
+    Meta(
+        pattern=PROJECTION_PATTERN,
+        max_length=64,
+        description="SHA-256 of the matrix that made head_sketch and zone_evidence.",
+    ),
+]
+HALF_A_SKETCH = "head_sketch, zone_evidence and head_projection come together or not at all"
 Explain = Annotated[bool, Meta(description="Whether the answer says what made the zone, and how sure the cluster is.")]
 
 
@@ -37,6 +59,9 @@ class ClassifyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     context_len: ContextLen | None = None
     sink_mass: Share | None = None
     periodicity: Share | None = None
+    head_sketch: HeadSketch | None = None
+    zone_evidence: ZoneEvidence | None = None
+    head_projection: HeadProjectionHash | None = None
     explain: Explain = False
 
 
@@ -50,6 +75,9 @@ class FingerprintBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     context_len: ContextLen | None = None
     sink_mass: Share | None = None
     periodicity: Share | None = None
+    head_sketch: HeadSketch | None = None
+    zone_evidence: ZoneEvidence | None = None
+    head_projection: HeadProjectionHash | None = None
     explain: Explain = False
 
 
@@ -93,7 +121,8 @@ class RowsOfBatch(Generic[Row]):
 
 
 def rows_of_batch(bodies: Sequence[Row], *, explain: bool, now_us: int | None = None) -> RowsOfBatch[Row]:
-    """The rows of a decoded batch; with `now_us`, those whose instant cannot be are refused alone.
+    """The rows of a decoded batch; those with a part of a sketch, or with an instant that cannot be at `now_us`, are
+    refused alone.
 
     Raises `Problem` 422 where a vector has not 20 numbers, as where the body breaks its schema in any other way.
     """
@@ -102,10 +131,11 @@ def rows_of_batch(bodies: Sequence[Row], *, explain: bool, now_us: int | None = 
     for i, body in enumerate(bodies):
         if len(body.vector) != DIM:
             raise vector_problem(f"row {i}: vector has {len(body.vector)} numbers; a fingerprint has {DIM}")
+        reason = _why_no_sketch(body)
         if isinstance(body, FingerprintBody) and body.captured_at_us is not None and now_us is not None:
-            reason = why_no_instant(body.captured_at_us, now_us=now_us)
-            if reason is not None:
-                rows[i], refused[i] = None, reason
+            reason = reason or why_no_instant(body.captured_at_us, now_us=now_us)
+        if reason is not None:
+            rows[i], refused[i] = None, reason
     return RowsOfBatch(rows=rows, explained=[explain or body.explain for body in bodies], refused=refused)
 
 
@@ -121,10 +151,33 @@ def rows_from_batch(bodies: Sequence[ClassifyBody | FingerprintBody | None]) -> 
 
 
 def row_from_body(body: ClassifyBody | FingerprintBody) -> Rows:
-    """The one row of this body; raises `Problem` 422 where its vector has not 20 numbers."""
+    """The one row of this body; raises `Problem` 422 where its vector has not 20 numbers or its sketch is not whole."""
     if len(body.vector) != DIM:
         raise vector_problem(f"vector has {len(body.vector)} numbers; a fingerprint has {DIM}")
+    if (reason := _why_no_sketch(body)) is not None:
+        raise Problem(
+            422,
+            "body-invalid",
+            title="The body is not what this endpoint takes",
+            detail=reason,
+            mend="send all three as they came beside the vector, or leave all three out",
+        )
     return rows_from_batch([body])
+
+
+def sketch_of(body: FingerprintBody | None) -> PostedSketch | None:
+    """The head sketch of a checked body, None where it has none."""
+    if body is None or body.head_sketch is None or body.zone_evidence is None or body.head_projection is None:
+        return None
+    return PostedSketch(
+        head_sketch=body.head_sketch, zone_evidence=body.zone_evidence, head_projection=body.head_projection
+    )
+
+
+def _why_no_sketch(body: ClassifyBody | FingerprintBody) -> str | None:
+    """Why these are not the parts of a head sketch, None where all or none of them are there."""
+    given = [name for name in ("head_sketch", "zone_evidence", "head_projection") if getattr(body, name) is not None]
+    return None if len(given) in (0, 3) else f"{' and '.join(given)} alone: {HALF_A_SKETCH}"
 
 
 def instant_of(body: FingerprintBody, *, now_us: int) -> int:

@@ -10,6 +10,14 @@ _VECTOR = [
     *(1.4, 1.9, 2.2, 2.4, 2.3, 2.0, 1.8, 1.6),
 ]
 _KNOWN = {"context_len": 240, "sink_mass": 0.31, "periodicity": 0.2}
+_SKETCH = {
+    "head_sketch": [
+        *(0.5, -0.25, 1.125, 0.0, -0.75, 0.25, 0.0, 0.125),
+        *(-0.5, 0.375, 0.0, -0.125, 0.25, 0.0, 0.5, -1),
+    ],
+    "zone_evidence": [0.75, -0.5, 0.25, 0.0, -0.25],
+    "head_projection": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+}
 _MANIFOLD = {
     "zone": "semantic_bridge",
     "confidence": 0.85,
@@ -45,8 +53,8 @@ _SIDE = {
 }
 
 BODY_EXAMPLES: dict[str, Any] = {
-    "/classify": {"vector": _VECTOR, **_KNOWN},
-    "/fingerprint": {"request_id": "chatcmpl-1", "step": 1, "vector": _VECTOR},
+    "/classify": {"vector": _VECTOR, **_KNOWN, **_SKETCH},
+    "/fingerprint": {"request_id": "chatcmpl-1", "step": 1, "vector": _VECTOR, **_SKETCH},
     "/classify/batch": {"fingerprints": [{"vector": _VECTOR, **_KNOWN}, {"vector": _VECTOR}]},
     "/fingerprint/batch": {
         "fingerprints": [{"request_id": "chatcmpl-1", "step": step, "vector": _VECTOR, **_KNOWN} for step in (2, 3)]

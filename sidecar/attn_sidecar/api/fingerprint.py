@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from attn_core.bundle import SCHEMA_VERSION
-from attn_sidecar.api.bodies import FingerprintBody, decoded, instant_of, row_from_body
+from attn_sidecar.api.bodies import FingerprintBody, decoded, instant_of, row_from_body, sketch_of
 from attn_sidecar.api.endpoint import Endpoint
 from attn_sidecar.api.quick import on_the_long_way
 from attn_sidecar.classification import Manifold, one_answer
@@ -46,6 +46,7 @@ def endpoints(writer: Writer, *, discovery: Discovery, now_us: Callable[[], int]
                 rows=rows,
                 answers=found,
                 row=0,
+                sketch=sketch_of(body),
                 answer=answer,
             ),
         )

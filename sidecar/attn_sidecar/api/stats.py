@@ -24,13 +24,15 @@ _CLOCKS_SHOWN = 64
 
 
 class ClockStats(msgspec.Struct, frozen=True, kw_only=True):
-    """A source's clock against this machine's, as of its latest batch: negative where it is behind or came late."""
+    """A source's clock against this machine's, as of its latest batch: negative where it is behind or came late; and
+    the matrix that made its sketches, null where it sends none."""
 
     source: str
     model_id: str
     ahead_s: float
     redated_rows: int
     """Rows stored with this machine's time, since theirs could not be right."""
+    head_projection: str | None
 
 
 class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +146,7 @@ def _ingest_stats(ingest: Ingest | None) -> IngestStats:
                 model_id=one.model_id,
                 ahead_s=round(one.clock_ahead_us / 1e6, 3),
                 redated_rows=one.redated_rows,
+                head_projection=one.head_projection,
             )
             for source_id, one in list(counters.sources.copy().items())[-_CLOCKS_SHOWN:]
         ],

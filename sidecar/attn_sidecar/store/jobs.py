@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from attn_core.classify import Classified
+from attn_core.head_projection import to_float16
 from attn_core.wire import FINGERPRINTS, Batch
 from attn_sidecar.classification import Answers, Rows
 from attn_sidecar.sequence_zones import SequenceZone
@@ -33,6 +35,17 @@ class Stored:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PostedSketch:
+    """The head sketch of a posted fingerprint, and the matrix that made it."""
+
+    head_sketch: Sequence[float]
+    """[NUM_SKETCH]"""
+    zone_evidence: Sequence[float]
+    """[NUM_EVIDENCE]"""
+    head_projection: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class PostedFingerprint:
     """A fingerprint that came over HTTP, checked and classified."""
 
@@ -44,6 +57,7 @@ class PostedFingerprint:
     """Of the same rows."""
     row: int
     """Which of the rows it is."""
+    sketch: PostedSketch | None
     answer: Callable[[Stored | Exception], None]
     """Called on the writing thread, after the commit or its failure."""
 
@@ -75,11 +89,24 @@ def rows_from_posted(posted: Sequence[PostedFingerprint]) -> pa.RecordBatch:
         "sink_mass": [float(one.rows.sink_mass[one.row]) for one in posted],
         "periodicity": [float(one.rows.periodicity[one.row]) for one in posted],
     }
+    sketches = {
+        "head_sketch": [None if one.sketch is None else one.sketch.head_sketch for one in posted],
+        "zone_evidence": [None if one.sketch is None else one.sketch.zone_evidence for one in posted],
+    }
     arrays = [
         # What is NaN among the companions was not said, and is null in the store.
         pa.array(said[field.name], type=field.type, from_pandas=True)
         if field.name in said
+        else _float16_lists(sketches[field.name], field.type.list_size)
+        if field.name in sketches
         else pa.nulls(len(posted), field.type)
         for field in FINGERPRINTS
     ]
     return pa.RecordBatch.from_arrays(arrays, names=FINGERPRINTS.names)
+
+
+def _float16_lists(rows: Sequence[Sequence[float] | None], width: int) -> pa.FixedSizeListArray:
+    nothing = [0.0] * width
+    values = to_float16(np.array([nothing if row is None else row for row in rows], dtype=np.float64))
+    missing = pa.array([row is None for row in rows], pa.bool_())
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width, mask=missing)

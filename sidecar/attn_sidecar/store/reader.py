@@ -32,6 +32,7 @@ from attn_sidecar.store.records import (
     preview_from_prompt,
     read_json,
     tokens_from_rows,
+    with_one_projection,
 )
 from attn_sidecar.store.request_zones import ALL, zones_of_stored
 
@@ -168,7 +169,9 @@ class Reader:
         A request that has no stored zone gets that of all its tokens so far, by the served classifier; the sentences
         are those of the tokens from this step on, by the same classifier.
         """
-        computed = ("response_id", "same_response_id", "tokens", "sentences", "unreadable", "next_step")
+        computed = (
+            "response_id", "same_response_id", "head_projection", "tokens", "sentences", "unreadable", "next_step",
+        )  # fmt: skip
         columns = [name for name in RequestDetail.__struct_fields__ if name not in computed]
         rows = self.rows(f"SELECT {', '.join(columns)} FROM requests WHERE request_id = ?", request_id)  # noqa: S608
         most = -1 if max_tokens < 0 else max_tokens + 1
@@ -203,10 +206,12 @@ class Reader:
             evidence, steps=[token.step for token in tokens], texts=[token.token_text for token in tokens]
         )
         response_id, same = self._answers_of_id(request_id)
+        head_projection, tokens = with_one_projection(tokens)
         return RequestDetail(
             **values,
             response_id=response_id,
             same_response_id=same,
+            head_projection=head_projection,
             tokens=tokens,
             sentences=sentences,
             unreadable=unreadable,

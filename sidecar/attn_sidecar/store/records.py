@@ -48,6 +48,10 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     topk_positions: list[int] | None
     topk_probs: list[float] | None
     residual_mass: float | None
+    head_sketch: list[float] | None
+    zone_evidence: list[float] | None
+    head_projection: str | None
+    """Hash of the matrix that made the sketch; null in a list that says it once for all its tokens."""
     characteristic: Characteristic | None
     """What speaks most for `zone`, by the served formula of the token's model; null where there is no zone."""
 
@@ -55,8 +59,17 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 RECORD_COLUMNS = (
     "id, request_id, step, captured_at_us, model_id, token_id, token_text, zone, zone_confidence, cluster_id, "
     "classified_run_id, context_len, sink_mass, prompt_mass, periodicity, vector, topk_positions, topk_probs, "
-    "residual_mass"
+    "residual_mass, head_sketch, zone_evidence, head_projection"
 )
+
+
+_BLOBS = tuple(
+    (name, np.dtype(form))
+    for name, form in (
+        ("vector", "<f4"), ("topk_positions", "<i4"), ("topk_probs", "<f4"), ("head_sketch", "<f2"),
+        ("zone_evidence", "<f2"),
+    )
+)  # fmt: skip
 
 
 class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +158,9 @@ class RequestDetail(msgspec.Struct, frozen=True, kw_only=True):
     """Of the whole answer as of its end; of a running request, of all its tokens so far. Null before its first."""
     zone_confidence: float | None
     """0..1"""
+    head_projection: str | None
+    """Hash of the matrix that made the sketches of `tokens`; null where there are none, or where they differ in it and
+    each token says its own."""
     tokens: list[Token]
     sentences: list[SentenceZone] | None
     """Of `tokens`, each with the zone of its tokens' mean evidence; null where texts are missing (privacy mode)."""
@@ -195,12 +211,23 @@ def tokens_from_rows(rows: Sequence[tuple[Any, ...]], *, classifier: Classifier)
     records = [dict(zip(columns, row, strict=True)) for row in rows]
     reasons = _characteristics(records, classifier)
     for record in records:
-        for name, dtype in (("vector", "<f4"), ("topk_positions", "<i4"), ("topk_probs", "<f4")):
+        for name, dtype in _BLOBS:
             if record[name] is not None:
                 # A blob of another length is foreign: what is whole of it would be shown at the wrong places.
-                whole = len(record[name]) % 4 == 0
+                whole = len(record[name]) % dtype.itemsize == 0
                 record[name] = np.frombuffer(record[name], dtype=dtype).tolist() if whole else None
     return [Token(**record, characteristic=reason) for record, reason in zip(records, reasons, strict=True)]
+
+
+def with_one_projection(tokens: Sequence[Token]) -> tuple[str | None, list[Token]]:
+    """The matrix of all their sketches, and the tokens without it: 64 characters that each token would repeat.
+
+    None, and the tokens as they are, where they differ in it.
+    """
+    matrices = {token.head_projection for token in tokens if token.head_sketch is not None}
+    if len(matrices) != 1:
+        return None, list(tokens)
+    return matrices.pop(), [msgspec.structs.replace(token, head_projection=None) for token in tokens]
 
 
 def _characteristics(records: Sequence[dict[str, Any]], classifier: Classifier) -> list[Characteristic | None]:

@@ -109,6 +109,11 @@ def _delete_tokens(connection: sqlite3.Connection, last_id: int) -> tuple[int, i
     sql = "SELECT DISTINCT request_no FROM tokens NOT INDEXED WHERE id <= ?"
     numbers = [number for (number,) in connection.execute(sql, (last_id,))]
     tokens = connection.execute("DELETE FROM tokens WHERE id <= ?", (last_id,)).rowcount
+    connection.execute(
+        "DELETE FROM head_figures WHERE request_no IN (SELECT value FROM json_each(?)) AND NOT EXISTS "
+        "(SELECT 1 FROM tokens AS t WHERE t.request_no = head_figures.request_no AND t.step = head_figures.step)",
+        (json.dumps(numbers),),
+    )
     gone = connection.execute(
         "SELECT request_no, request_id FROM request_numbers WHERE request_no IN (SELECT value FROM json_each(?)) "
         "AND NOT EXISTS (SELECT 1 FROM tokens AS t WHERE t.request_no = request_numbers.request_no)",

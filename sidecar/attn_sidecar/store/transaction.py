@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from attn_core.classify import Classified, Classifier
 from attn_core.insertion import LaidOut, lay_out
-from attn_core.store import insert_fingerprints, max_id, record_source, upsert_requests
-from attn_core.wire import Batch, vectors_from_rows
+from attn_core.store import insert_fingerprints, insert_head_figures, max_id, record_source, upsert_requests
+from attn_core.wire import Batch, SourceInfo, vectors_from_rows
 from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint, Stored, rows_from_posted
 from attn_sidecar.store.request_zones import record_zones_at_end
 from attn_sidecar.store.reused_ids import name_starts, name_tokens, rows_of_other_answers, with_ids
@@ -25,8 +25,8 @@ class PreparedGroup:
 
     classifier: Classifier
     now_us: int
-    tokens: list[tuple[str, pa.RecordBatch, Classified]]
-    """(model_id, rows, answers), one for each model."""
+    tokens: list[tuple[SourceInfo, pa.RecordBatch, Classified]]
+    """(what is true of all these rows but for `dropped`, rows, answers), one for each model and head projection."""
     laid_out: list[list[LaidOut]]
     """Each of `tokens` as SQLite takes it: made beside the transaction under way, not inside this one."""
     requests: list[tuple[str, pa.RecordBatch, bool]]
@@ -36,20 +36,20 @@ class PreparedGroup:
 
 
 def prepare(jobs: Sequence[ArrivedBatch | PostedFingerprint], *, classifier: Classifier, now_us: int) -> PreparedGroup:
-    """Classify all rows with one classifier and gather them by model."""
+    """Classify all rows with one classifier and gather them by model and head projection."""
     arrived = [job for job in jobs if isinstance(job, ArrivedBatch)]
-    by_model: dict[str, list[pa.RecordBatch]] = {}
+    by_info: dict[SourceInfo, list[pa.RecordBatch]] = {}
     requests = []
     for job in arrived:
         batch = job.batch
         if batch.kind == "requests":
             requests.append((batch.info.model_id, batch.rows, job.redated))
         elif batch.rows.num_rows:
-            by_model.setdefault(batch.info.model_id, []).append(batch.rows)
+            by_info.setdefault(replace(batch.info, dropped=0), []).append(batch.rows)
     tokens = []
-    for model_id, parts in by_model.items():
+    for info, parts in by_info.items():
         rows = pa.concat_batches(parts) if len(parts) > 1 else parts[0]
-        tokens.append((model_id, rows, _classify(classifier, rows, model_id=model_id)))
+        tokens.append((info, rows, _classify(classifier, rows, model_id=info.model_id)))
     return PreparedGroup(
         classifier=classifier,
         now_us=now_us,
@@ -99,11 +99,14 @@ def _write_rows(connection: sqlite3.Connection, prepared: PreparedGroup) -> tupl
     # Starts first: they say which answer of its id a token belongs to.
     requests = name_starts(connection, prepared.requests)
     tokens = []
-    for (model_id, rows, classified), laid_out in zip(prepared.tokens, prepared.laid_out, strict=True):
-        named, new = _insert(connection, prepared, model_id, name_tokens(connection, rows), classified, laid_out)
+    for (info, rows, classified), laid_out in zip(prepared.tokens, prepared.laid_out, strict=True):
+        named, new = _insert(connection, prepared, info, name_tokens(connection, rows), classified, laid_out)
+        insert_head_figures(
+            connection, named, model_id=info.model_id, layers=info.captured_layers, num_heads=info.num_heads
+        )
         num_rows += rows.num_rows
         num_new += new
-        tokens.append((model_id, named, classified))
+        tokens.append((info.model_id, named, classified))
     for model_id, rows in requests:
         upsert_requests(connection, rows, model_id=model_id)
     for batch in _furthest(prepared.arrived).values():
@@ -136,7 +139,7 @@ def _write_rows(connection: sqlite3.Connection, prepared: PreparedGroup) -> tupl
 def _insert(
     connection: sqlite3.Connection,
     prepared: PreparedGroup,
-    model_id: str,
+    info: SourceInfo,
     rows: pa.RecordBatch,
     classified: Classified,
     laid_out: Sequence[LaidOut],
@@ -145,9 +148,10 @@ def _insert(
     insert = partial(
         insert_fingerprints,
         connection,
-        model_id=model_id,
+        model_id=info.model_id,
         stored_at_us=prepared.now_us,
         run_id=prepared.classifier.run_id,
+        head_projection=info.head_projection,
     )
     new = insert(rows, classified=classified, laid_out=laid_out)
     # Mostly the rest was sent again. What is of another answer is tried until its place is free.
@@ -172,13 +176,15 @@ def _furthest(arrived: Sequence[ArrivedBatch]) -> dict[bytes, Batch]:
 
 
 def _insert_posted(connection: sqlite3.Connection, posted: Sequence[PostedFingerprint], *, now_us: int) -> list[bool]:
-    """Whether each was new. All of a run in one go: what a statement costs is shared by whoever posts meanwhile."""
+    """Whether each was new. All of a run and a head projection in one go: what a statement costs is shared by whoever
+    posts meanwhile."""
     stored = _are_new(connection, posted)
-    by_run: dict[str | None, list[PostedFingerprint]] = {}
+    alike: dict[tuple[str | None, str | None], list[PostedFingerprint]] = {}
     for one, is_new in zip(posted, stored, strict=True):
         if is_new:
-            by_run.setdefault(one.answers.run_id, []).append(one)
-    for run_id, those in by_run.items():
+            head_projection = None if one.sketch is None else one.sketch.head_projection
+            alike.setdefault((one.answers.run_id, head_projection), []).append(one)
+    for (run_id, head_projection), those in alike.items():
         insert_fingerprints(
             connection,
             rows_from_posted(those),
@@ -186,6 +192,7 @@ def _insert_posted(connection: sqlite3.Connection, posted: Sequence[PostedFinger
             stored_at_us=now_us,
             classified=_answers_to(those),
             run_id=run_id,
+            head_projection=head_projection,
         )
     return stored
 

@@ -229,6 +229,9 @@ export interface Token {
   topk_positions: number[] | null;
   topk_probs: number[] | null;
   residual_mass: number | null;
+  head_sketch: number[] | null;
+  zone_evidence: number[] | null;
+  head_projection: string | null;
   characteristic: Characteristic | null;
 }
 
