@@ -51,6 +51,9 @@ def row(part: StepRows, i: int, *, privacy: bool) -> dict[str, Any]:
         "topk_positions": part.topk_positions[i, :kept].tolist() if top else None,
         "topk_probs": part.topk_probs[i, :kept].tolist() if top else None,
         "residual_mass": part.companions[i, 3].item() if top else None,
+        "head_sketch": None,
+        "zone_evidence": None,
+        "head_figures": None,
     }
 
 
