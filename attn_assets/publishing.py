@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from attn_assets.discovery import serving
-from attn_assets.discovery.tables import bundle_tables, facts_of, labels_of
+from attn_assets.discovery.learned_space import coordinates
+from attn_assets.discovery.models import Models
+from attn_assets.discovery.serving import LandmarkRows, Served, served
+from attn_assets.discovery.tables import bundle_tables, embedding_of, facts_of, labels_of, space_of
 from attn_assets.discovery.unclear import note_of, without_clusters
 from attn_assets.discovery.window import Window, window_from_table
 from attn_assets.recording import PATIENCE_S, RunRecord, record_remembered, remember
@@ -27,6 +30,8 @@ from attn_core import run_failure
 from attn_core.baseline import FILE_NAME as BASELINE
 from attn_core.bundle import LATEST, latest_run_id, open_bundle, point_latest, publish, run_id_from_time, sole_publisher
 from attn_core.errors import BundleError
+from attn_core.space import FILE_NAME as SPACE
+from attn_core.space import Space
 from attn_core.store import open_writer, record_run
 from attn_core.zones import FILE_NAME as FORMULAS
 from attn_core.zones import ZoneFormulas
@@ -53,25 +58,35 @@ class Fitted:
     """The served classifier beside what the bundle's tables need."""
 
     window: Window
-    served: serving.Served
+    models: Models
+    space: Space
+    landmarks: LandmarkRows
+    served: Served
 
 
-def fit_classifier(assets: Assets, *, seed: int) -> Fitted:
-    """Fit and judge the served classifier on the sample's rows."""
-    window = window_from_table(assets.located)
-    sampled = np.flatnonzero(assets.located.column("in_sample").to_numpy())
-    rows = serving.Labelled(
-        vectors=window.vectors,
-        context_len=window.context_len,
-        sink_mass=window.sink_mass,
-        features=window.features,
-        labels=labels_of(assets.clusters),
+def fit_classifier(assets: Assets) -> Fitted:
+    """The served classifier of these clusters, judged on its own landmarks."""
+    located, clusters = assets.located, assets.clusters
+    window, models = window_from_table(located), Models.from_column(located.column("model_id"))
+    space = space_of(located)
+    landmarks, labels = LandmarkRows.from_table(
+        clusters["landmarks"], window, models, space, positions=embedding_of(located).positions
     )
-    served = serving.fit(
-        rows.rows(sampled), cluster_ids=assets.clusters["clusters"].column("cluster_id").to_numpy(), seed=seed
+    cluster_ids = clusters["clusters"].column("cluster_id").to_numpy().astype(np.int32)
+    return Fitted(
+        window=window,
+        models=models,
+        space=space,
+        landmarks=landmarks,
+        served=served(landmarks, labels, cluster_ids=cluster_ids),
     )
-    prototypes = replace(served.prototypes, nearest_row=sampled[served.prototypes.nearest_row].astype(np.int32))
-    return Fitted(window=window, served=replace(served, prototypes=prototypes))
+
+
+def _shown_sample(clusters: Tables, fitted: Fitted) -> npt.NDArray[np.int64]:
+    """Rows of the window among which prototypes are found: the landmarks, and all of clusters that have none there."""
+    labels = labels_of(clusters)
+    lacking = np.setdiff1d(np.arange(clusters["clusters"].num_rows), labels[fitted.landmarks.row])
+    return np.union1d(fitted.landmarks.row, np.flatnonzero(np.isin(labels, lacking)))
 
 
 def formulas_of(zones: Tables) -> ZoneFormulas:
@@ -109,7 +124,7 @@ def why_not(located: pa.Table, *, discovery_dir: Path) -> str | None:
     return None
 
 
-def metrics_of(assets: Assets, served: serving.Served) -> dict[str, float | int]:
+def metrics_of(assets: Assets, served: Served) -> dict[str, float | int]:
     """The run's quality figures that could be told, as plain numbers."""
     figures = {
         **facts_of(assets.located).get("metrics", {}),
@@ -119,7 +134,6 @@ def metrics_of(assets: Assets, served: serving.Served) -> dict[str, float | int]
         "noise_agreement": served.figures.noise_agreement,
         "cluster_ece": served.figures.cluster_ece,
         "num_judged": served.figures.num_judged,
-        "num_prototypes": len(served.prototypes.points),
     }
     return {name: value for name, value in figures.items() if value is not None}
 
@@ -163,7 +177,6 @@ def publish_checked(
     *,
     discovery_dir: Path,
     db: Path,
-    seed: int,
     agrees: Callable[[Mapping[str, float | int]], Verdict],
     verifies: Callable[[str | None], Verdict],
     publishing: Callable[[], AbstractContextManager[None]],
@@ -176,14 +189,14 @@ def publish_checked(
     overtaken = why_overtaken(assets, discovery_dir=discovery_dir, run_id=run.run_id)
     if overtaken is not None:
         return Outcome(note=f"not published: {overtaken}", is_overtaken=True)
-    fitted = fit_classifier(assets, seed=seed)
+    fitted = fit_classifier(assets)
     metrics = metrics_of(assets, fitted.served)
     agreed = agrees(metrics)
     if not agreed.passed and not _has_clusters(discovery_dir):
         # Nobody relies on clusters yet: map and zones are shown without them, rather than nothing.
         clusters, zones = without_clusters(assets.clusters, assets.zones, agreement=float(metrics["cluster_agreement"]))
         assets = replace(assets, clusters=clusters, zones=zones)
-        fitted = fit_classifier(assets, seed=seed)
+        fitted = fit_classifier(assets)
         metrics = metrics_of(assets, fitted.served)
         agreed = agrees(metrics)
     if not agreed.passed:
@@ -274,15 +287,18 @@ def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Pat
         "next_cluster_id": grouping["next_id"],
         "gone_cluster_ids": grouping["gone"],
         "frame": facts.get("frame"),
+        "rests_on": facts["rests_on"],
         "zone_formulas": _formulas_in_manifest(formulas),
         "request_frame": facts_of(assets.clusters["requests"]).get("frame"),
     }
+    sample = _shown_sample(assets.clusters, fitted)
     tables = bundle_tables(
         located=assets.located,
         window=fitted.window,
         clusters=assets.clusters,
         zones=assets.zones,
-        prototypes=fitted.served.prototypes,
+        sample=sample,
+        points=np.nan_to_num(coordinates(fitted.window, fitted.models, fitted.space, sample).main),
     )
 
     def write(directory: Path) -> None:
@@ -290,8 +306,11 @@ def write_bundle(assets: Assets, fitted: Fitted, run: Run, *, discovery_dir: Pat
             pq.write_table(table, directory / f"{name}.parquet", compression="zstd")
         fitted.served.arrays.save(directory / "classifier.npz")
         fitted.served.baseline.save(directory / BASELINE)
+        fitted.space.save(directory / SPACE)
         formulas.save(directory / FORMULAS)
-        write_remembered(directory, located=assets.located, window=fitted.window, clusters=assets.clusters)
+        write_remembered(
+            directory, located=assets.located, window=fitted.window, space=fitted.space, clusters=assets.clusters
+        )
 
     for abandoned in discovery_dir.glob(f".staging-{run_id}-*"):
         shutil.rmtree(abandoned)

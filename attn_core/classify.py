@@ -1,10 +1,11 @@
-"""The served classifier: arrays in, zone, confidence and cluster out.
+"""The served classifier: arrays in, zone, confidence, cluster and place out.
 
 The zone of a token is what `attn_core.zones` says of its attention, by the formula of its model; its confidence is the
-chance that other heads of the model would have given the same zone. The cluster is that of the nearest prototype, if
-that lies within the cluster's radius and stands for no unclaimed point; `cluster_confidence` is the chance, learned on
-held-out points, that discovery itself put the point there. Neither changes the other. Fitting lives with discovery;
-this module serves, and one vector is answered by the same compiled loop as a batch, with the same bytes.
+chance that other heads of the model would have given the same zone. The cluster is the one that its nearest landmarks
+vote for (`attn_core.landmarks`), in the run's space (`attn_core.space`): by its sketch where the map rests on sketches
+of the same matrix, else by its averages; `cluster_confidence` is the chance, learned on landmarks whose own vote was
+left out, that the vote is right. Neither changes the other. Discovery finds the clusters and fits the chances; all
+rows, its own among them, are answered here, and one vector by the same compiled loop as a batch, with the same bytes.
 
 A vector that comes without its companions (`context_len`, `sink_mass`, `periodicity`) is judged by the mean of its
 evidence over their plausible values; the confidence falls by the share of these under which it had another zone.
@@ -12,10 +13,13 @@ evidence over their plausible values; the confidence falls by the share of these
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -24,14 +28,16 @@ import numpy.typing as npt
 from attn_core import row_loops
 from attn_core.bundle import Bundle
 from attn_core.errors import BundleError, CalibrationError
-from attn_core.features import FEATURES_VERSION, NUM_FEATURES
+from attn_core.features import FEATURES_VERSION, NUM_FEATURES, features_from_vectors
 from attn_core.fingerprint import DIM
+from attn_core.head_projection import NUM_SKETCH
+from attn_core.landmarks import Landmarks
+from attn_core.space import FILE_NAME as SPACE
+from attn_core.space import Space
 from attn_core.zones import FILE_NAME as FORMULAS
 from attn_core.zones import NUM_EVIDENCE, ZONES, ZoneFormula, ZoneFormulas
 
 NO_CLUSTER = -1
-UNPROVEN = 0.5
-"""`cluster_confidence` where no held-out point could tell."""
 _CHUNK_ROWS = 1024
 """Rows that a thread takes at a time."""
 F32 = npt.NDArray[np.float32]
@@ -56,6 +62,8 @@ class Classified:
     """Stable cluster id, -1 where no cluster claims the vector: [m]."""
     cluster_confidence: F32
     """0..1, of the cluster, or of there being none: [m]."""
+    position: F32
+    """[m, 2], on the map (NaN where there is none), where it was asked for, else [0, 2]."""
     evidence: F32
     """[m, NUM_EVIDENCE] (`attn_core.zones`) where it was asked for, else [0, 0]."""
 
@@ -64,100 +72,92 @@ class Classified:
         return [ZONES[i] for i in self.zone_index]
 
     def take(self, places: npt.NDArray[np.int64]) -> Classified:
-        """The answers at these places, without their evidence."""
+        """The answers at these places, without their evidence and position."""
         return Classified(
             zone_index=self.zone_index[places],
             confidence=self.confidence[places],
             cluster_id=self.cluster_id[places],
             cluster_confidence=self.cluster_confidence[places],
+            position=np.empty((0, 2), dtype=np.float32),
             evidence=np.empty((0, 0), dtype=np.float32),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierArrays:
-    """What ``classifier.npz`` holds: p prototypes of c clusters in the feature space, grouped by cluster."""
+    """What ``classifier.npz`` holds: the landmarks of c clusters."""
 
-    prototypes: F32
-    """[p, 21], rows of one cluster together."""
-    prototype_start: I32
-    """[c], first prototype of each cluster, ascending from 0."""
     cluster_ids: I32
     """[c], stable ids, at least 0."""
-    cluster_radius: F32
-    """[c], a point farther than this from every prototype of the cluster is not claimed by it."""
-    cluster_curve: F32
-    """[2, k], depth inside a cluster (0 at its radius, 1 at a prototype), ascending, to `cluster_confidence`."""
-    unclaimed_prototypes: F32 = field(default_factory=lambda: np.zeros((0, NUM_FEATURES), dtype=np.float32))
-    """[q, 21], where points lie that no cluster claims."""
-    unclaimed_confidence: npt.NDArray[np.float32] = field(
-        default_factory=lambda: np.float32(UNPROVEN) * np.ones(1, np.float32)
-    )
-    """[1], `cluster_confidence` of a point that no cluster claims."""
+    averages: Landmarks = field(default_factory=lambda: Landmarks.none(NUM_FEATURES))
+    """By what every token has."""
+    sketch: Landmarks = field(default_factory=lambda: Landmarks.none(NUM_SKETCH))
+    """By their sketches; none where the map rests on averages."""
 
     def save(self, path: Path) -> None:
         """Write as npz; no object arrays, so nothing in it can run code."""
-        np.savez(path, features_version=np.int32(FEATURES_VERSION), **vars(self))
+        arrays = {f"{part}_{name}": one for part in _PARTS for name, one in vars(getattr(self, part)).items()}
+        plain: dict[str, Any] = {name: one for name, one in arrays.items() if isinstance(one, np.ndarray)}
+        np.savez(path, features_version=np.int32(FEATURES_VERSION), cluster_ids=self.cluster_ids, **plain)
 
     @classmethod
     def load(cls, path: Path) -> ClassifierArrays:
         """Read and check; raises `BundleError` where shapes, versions or values do not fit together."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                version = int(file["features_version"])
-                arrays = cls(**{name: file[name] for name in cls.__dataclass_fields__})
+                version, cluster_ids = int(file["features_version"]), file["cluster_ids"]
+                if version == FEATURES_VERSION:
+                    parts = {
+                        part: Landmarks(**{name: file[f"{part}_{name}"] for name in Landmarks.__dataclass_fields__})
+                        for part in _PARTS
+                    }
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise BundleError(
                 f"{path.name} is not a classifier of this version: {error}; run discovery again"
             ) from error
         if version != FEATURES_VERSION:
-            raise BundleError(f"{path.name} is of features version {version}; this version reads {FEATURES_VERSION}")
+            raise BundleError(
+                f"{path.name} is of features version {version}; this version reads {FEATURES_VERSION}: run discovery "
+                "again"
+            )
+        arrays = cls(cluster_ids=cluster_ids, **parts)
         arrays.check()
         return arrays
 
     def check(self) -> None:
         """Raise `BundleError` where the arrays contradict one another."""
-        clusters, start = len(self.cluster_ids), self.prototype_start
-        curve = self.cluster_curve
-        wrong = [
-            any(a.ndim != 2 or a.shape[1] != NUM_FEATURES for a in (self.prototypes, self.unclaimed_prototypes)),
-            not (len(start) == len(self.cluster_radius) == clusters),
-            clusters > 0 and (start[0] != 0 or bool((np.diff(start) <= 0).any()) or start[-1] >= len(self.prototypes)),
-            not all(np.isfinite(a).all() for a in (self.prototypes, self.unclaimed_prototypes, self.cluster_radius)),
-            curve.ndim != 2
-            or curve.shape[0] != 2
-            or curve.shape[1] < 1
-            or not np.isfinite(curve).all()
-            or bool((np.diff(curve[0]) < 0).any())
-            or not ((curve[1] >= 0) & (curve[1] <= 1)).all(),
-            self.unclaimed_confidence.shape != (1,) or not 0 <= float(self.unclaimed_confidence[0]) <= 1,
-        ]
-        if any(wrong):
-            raise BundleError(
-                f"the classifier's arrays contradict one another (checks failed: {np.flatnonzero(wrong)})"
-            )
+        ids = self.cluster_ids
+        if ids.ndim != 1 or (len(ids) and int(ids.min()) < 0) or len(np.unique(ids)) != len(ids):
+            raise BundleError("the classifier's cluster ids are not distinct whole numbers from 0")
+        self.averages.check(num_columns=NUM_FEATURES, num_clusters=len(ids))
+        self.sketch.check(num_columns=NUM_SKETCH, num_clusters=len(ids))
+
+
+_PARTS = ("averages", "sketch")
 
 
 def no_clusters() -> ClassifierArrays:
     """A classifier that claims nothing: the zone alone."""
-    return ClassifierArrays(
-        prototypes=np.zeros((0, NUM_FEATURES), dtype=np.float32),
-        prototype_start=np.zeros(0, dtype=np.int32),
-        cluster_ids=np.zeros(0, dtype=np.int32),
-        cluster_radius=np.zeros(0, dtype=np.float32),
-        cluster_curve=np.array([[0.0, 1.0], [UNPROVEN, UNPROVEN]], dtype=np.float32),
-    )
+    return ClassifierArrays(cluster_ids=np.zeros(0, dtype=np.int32))
 
 
 class Classifier:
     """Classifies fingerprints with one run's arrays. Immutable, so it may be swapped between two requests."""
 
-    def __init__(self, arrays: ClassifierArrays, *, run_id: str | None, formulas: ZoneFormulas | None = None) -> None:
+    def __init__(
+        self,
+        arrays: ClassifierArrays,
+        *,
+        run_id: str | None,
+        formulas: ZoneFormulas | None = None,
+        space: Space | None = None,
+    ) -> None:
         self.arrays = arrays
         self.run_id = run_id
         self.formulas = formulas or ZoneFormulas.shipped()
         """The models' zone formulas; None: the one that comes with the package."""
-        self._clusters = _for_loops(arrays)
+        self.space = space or Space.plain()
+        self._comparing: dict[int, row_loops.Comparing] = {}
 
     @classmethod
     def without_run(cls) -> Classifier:
@@ -168,11 +168,12 @@ class Classifier:
     def from_bundle(cls, bundle: Bundle) -> Classifier:
         """The classifier of a verified bundle; raises `BundleError`."""
         arrays = ClassifierArrays.load(bundle.path / "classifier.npz")
+        space = Space.load(bundle.path / SPACE)
         try:
             formulas = ZoneFormulas.load(bundle.path / FORMULAS)
         except CalibrationError as error:
             raise BundleError(str(error)) from error
-        return cls(arrays, run_id=bundle.run_id, formulas=formulas)
+        return cls(arrays, run_id=bundle.run_id, formulas=formulas, space=space)
 
     def formula_of(self, model_id: str | None) -> ZoneFormula:
         """The formula for tokens of this model."""
@@ -185,16 +186,21 @@ class Classifier:
         context_len: npt.NDArray[np.integer] | F64 | None = None,
         sink_mass: npt.NDArray[np.floating] | None = None,
         periodicity: npt.NDArray[np.floating] | None = None,
+        head_sketch: npt.NDArray[np.floating] | None = None,
         zone_evidence: npt.NDArray[np.floating] | None = None,
+        head_projection: str | None = None,
         model_id: str | None = None,
         threads: int = 1,
         with_evidence: bool = False,
+        with_position: bool = False,
     ) -> Classified:
         """Zone, cluster and how sure either is, of float [m, 20] of one model (None: not known).
 
         Companions are arrays [m], or None where none is known; single ones are unknown where the context length is
-        below 1, the sink mass or the periodicity NaN. `zone_evidence` is [m, 5], relative to the length. `threads`
-        share the rows; the answers are the same for any number of them.
+        below 1, the sink mass or the periodicity NaN. `head_sketch` [m, 16] and `zone_evidence` [m, 5] are of the
+        matrix with the hash `head_projection`, NaN in rows that have none; those of another matrix than the run's are
+        not looked at. `threads` share the rows; the answers are the same for any
+        number of them.
         """
         rows = row_loops.writable(vectors, np.float32).reshape(-1, DIM)
         m = len(rows)
@@ -203,76 +209,108 @@ class Classifier:
             confidence=np.empty(m, dtype=np.float32),
             cluster_id=np.empty(m, dtype=np.int32),
             cluster_confidence=np.empty(m, dtype=np.float32),
+            position=np.empty((m, 2) if with_position else (0, 2), dtype=np.float32),
             evidence=np.empty((m, NUM_EVIDENCE) if with_evidence else (0, 0), dtype=np.float32),
         )
-        given = (
-            self.formula_of(model_id).numbers,
-            self._clusters,
-            rows,
-            _column(context_len, m, missing=0.0),
-            _column(sink_mass, m, missing=np.nan),
-            _column(periodicity, m, missing=np.nan),
-            _NO_HEADS if zone_evidence is None else row_loops.writable(zone_evidence, np.float32),
-        )
-        answers = tuple(vars(found).values())
+        n, sink = _column(context_len, m, missing=0.0), _column(sink_mass, m, missing=np.nan)
+        formula, comparing = self.formula_of(model_id).numbers, self._comparing_of(model_id)
+        period = _column(periodicity, m, missing=np.nan)
+        heads = _NO_HEADS
+        of_heads = self.formula_of(model_id).heads
+        if zone_evidence is not None and of_heads is not None and head_projection == of_heads.projection:
+            heads = row_loops.writable(zone_evidence, np.float32)
+        sketch = self._own_sketches(head_sketch, head_projection)
 
         def answer(first: int, last: int) -> None:
-            row_loops.classify_rows(*given, first, last, *answers)
+            row_loops.zone_rows(
+                formula, rows, n, sink, period, heads, first, last, found.zone_index, found.confidence, found.evidence
+            )
+            row_loops.compare_rows(
+                comparing, rows, n, sink, sketch, first, last,
+                found.cluster_id, found.cluster_confidence, found.position,
+            )  # fmt: skip
 
-        if threads == 1 or m < 2 * _CHUNK_ROWS:
-            answer(0, m)
-            return found
-        chunks = -(-m // _CHUNK_ROWS)
-        ends = [min(chunks * k // threads * _CHUNK_ROWS, m) for k in range(threads + 1)]
-        with ThreadPoolExecutor(threads, thread_name_prefix="classify") as pool:
-            for done in [pool.submit(answer, a, b) for a, b in pairwise(ends)]:
-                done.result()
+        _over_rows(answer, m, threads=threads)
         return found
 
+    def clusters_of(
+        self,
+        vectors: npt.NDArray[np.floating],
+        *,
+        context_len: npt.NDArray[np.integer] | F64,
+        sink_mass: npt.NDArray[np.floating],
+        head_sketch: npt.NDArray[np.floating] | None = None,
+        head_projection: str | None = None,
+        model_id: str | None = None,
+        threads: int = 1,
+    ) -> tuple[I32, F32]:
+        """Cluster id and its confidence, [m] each, as `classify` gives them, without the zones."""
+        rows = row_loops.writable(vectors, np.float32).reshape(-1, DIM)
+        m = len(rows)
+        cluster_id, confidence = np.empty(m, dtype=np.int32), np.empty(m, dtype=np.float32)
+        n, sink = _column(context_len, m, missing=0.0), _column(sink_mass, m, missing=np.nan)
+        comparing, sketch = self._comparing_of(model_id), self._own_sketches(head_sketch, head_projection)
+        nowhere = np.empty((0, 2), dtype=np.float32)
 
-_NO_HEADS = np.zeros((1, len(ZONES)), dtype=np.float32)
+        def answer(first: int, last: int) -> None:
+            row_loops.compare_rows(comparing, rows, n, sink, sketch, first, last, cluster_id, confidence, nowhere)
+
+        _over_rows(answer, m, threads=threads)
+        return cluster_id, confidence
+
+    def _own_sketches(self, head_sketch: npt.NDArray[np.floating] | None, head_projection: str | None) -> F32:
+        if head_sketch is None or head_projection is None or head_projection != self.space.projection:
+            return _NO_SKETCH
+        return row_loops.writable(head_sketch, np.float32)
+
+    def averages(
+        self,
+        vectors: npt.NDArray[np.floating],
+        *,
+        context_len: npt.NDArray[np.integer] | F64,
+        sink_mass: npt.NDArray[np.floating],
+        model_id: str | None = None,
+    ) -> F32:
+        """float32 [m, 21]: where these tokens lie by their averages, in the run's space."""
+        features = features_from_vectors(vectors, context_len=context_len, sink_mass=sink_mass)
+        return self.space.averages(features, context_len=context_len, model_id=model_id)
+
+    def _comparing_of(self, model_id: str | None) -> row_loops.Comparing:
+        usual = self.space.usual_of(model_id)
+        found = self._comparing.get(id(usual))
+        if found is None:
+            sketch = self.space.sketch_usual
+            none = self._no_sketch_usual
+            found = self._comparing[id(usual)] = row_loops.Comparing(
+                ids=np.ascontiguousarray(self.arrays.cluster_ids, dtype=np.int32),
+                averages_mean=np.ascontiguousarray(usual.averages.mean),
+                averages_spread=np.ascontiguousarray(usual.averages.spread),
+                averages=self.arrays.averages.cells,
+                sketch_mean=none if sketch is None else np.ascontiguousarray(sketch.mean),
+                sketch_spread=none if sketch is None else np.ascontiguousarray(sketch.spread),
+                sketch=self.arrays.sketch.cells,
+            )
+        return found
+
+    @cached_property
+    def _no_sketch_usual(self) -> F64:
+        return np.ones((NUM_SKETCH, 2))
+
+
+def _over_rows(answer: Callable[[int, int], None], num_rows: int, *, threads: int) -> None:
+    if threads == 1 or num_rows < 2 * _CHUNK_ROWS:
+        answer(0, num_rows)
+        return
+    chunks = -(-num_rows // _CHUNK_ROWS)
+    ends = [min(chunks * k // threads * _CHUNK_ROWS, num_rows) for k in range(threads + 1)]
+    with ThreadPoolExecutor(threads, thread_name_prefix="classify") as pool:
+        for done in [pool.submit(answer, a, b) for a, b in pairwise(ends)]:
+            done.result()
+
+
+_NO_HEADS = np.full((1, len(ZONES)), np.nan, dtype=np.float32)
+_NO_SKETCH = np.full((1, NUM_SKETCH), np.nan, dtype=np.float32)
 
 
 def _column(values: npt.NDArray[np.generic] | None, m: int, *, missing: float) -> F64:
     return np.full(m, missing) if values is None else row_loops.writable(values, np.float64)
-
-
-def _for_loops(arrays: ClassifierArrays) -> row_loops.Clusters:
-    points = np.concatenate([arrays.prototypes, arrays.unclaimed_prototypes]).astype(np.float32)
-    counts = np.diff(arrays.prototype_start, append=len(arrays.prototypes))
-    of_cluster = np.repeat(np.arange(len(arrays.cluster_ids), dtype=np.int32), counts)
-    none = np.full(len(arrays.unclaimed_prototypes), NO_CLUSTER, dtype=np.int32)
-    order = np.concatenate(_tiles(points, np.arange(len(points)))) if len(points) else np.zeros(0, dtype=np.int64)
-    points, cluster = points[order], np.concatenate([of_cluster, none])[order]
-    tiles = -(-len(points) // row_loops.TILE)
-    padded = np.zeros((tiles * row_loops.TILE, NUM_FEATURES), dtype=np.float32)
-    padded[: len(points)] = points
-    half_norm = np.full(len(padded), np.inf, dtype=np.float32)
-    half_norm[: len(points)] = 0.5 * (points**2).sum(axis=1)
-    parts = [points[k : k + row_loops.TILE] for k in range(0, len(points), row_loops.TILE)]
-    centre = np.array([part.mean(axis=0) for part in parts], dtype=np.float32).reshape(tiles, NUM_FEATURES)
-    reach = [np.linalg.norm(part - middle, axis=1).max() for part, middle in zip(parts, centre, strict=True)]
-    depth, chance = np.asarray(arrays.cluster_curve, dtype=np.float64)
-    return row_loops.Clusters(
-        columns=np.ascontiguousarray(padded.reshape(tiles, row_loops.TILE, NUM_FEATURES).transpose(0, 2, 1)),
-        half_norm=half_norm.reshape(tiles, row_loops.TILE),
-        centre=centre,
-        reach=np.array(reach, dtype=np.float32),
-        rows=np.ascontiguousarray(points),
-        cluster=cluster,
-        radius=np.ascontiguousarray(arrays.cluster_radius, dtype=np.float32),
-        ids=np.ascontiguousarray(arrays.cluster_ids, dtype=np.int32),
-        depth=np.ascontiguousarray(depth),
-        chance=np.ascontiguousarray(chance),
-        unclaimed_chance=float(arrays.unclaimed_confidence[0]),
-    )
-
-
-def _tiles(points: F32, index: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """`index` in parts of at most a tile, points that lie near one another together: halved along the widest side."""
-    if len(index) <= row_loops.TILE:
-        return [index]
-    widest = int(np.ptp(points[index], axis=0).argmax())
-    half = -(-len(index) // (2 * row_loops.TILE)) * row_loops.TILE
-    order = np.argsort(points[index, widest], kind="stable")
-    return [*_tiles(points, index[order[:half]]), *_tiles(points, index[order[half:]])]

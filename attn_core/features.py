@@ -1,8 +1,9 @@
-"""The space in which fingerprints are compared: clustering and the served classifier both use it.
+"""The averages: what a fingerprint, a mean over heads, says of a token, in columns that can be compared.
 
 A fingerprint is part compositional (masses and histogram sum to 1) and part entropies that grow with ln n. Shares are
 taken beyond the sink and square-rooted (Euclidean distance between square roots of distributions is the Hellinger
-distance), entropies are divided by their maximum. So a token keeps its place when only the context grows.
+distance), entropies are divided by their maximum. They still go with the context length: `attn_core.space` takes them
+relative to what is usual at that length.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from attn_core import row_loops
 from attn_core.fingerprint import DIM
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 NAMES: tuple[str, ...] = (
     "sqrt_local_share",
     "sqrt_mid_share",

@@ -9,6 +9,10 @@ numbers, one a zone, each a weighted sum of the zone's own characteristics at a 
 
 It is linear, so ranks that hold different heads add up their parts, and blocks of positions theirs. Two sketches may be
 compared where they come from one matrix alone: its hash goes with every batch, into the database and into the bundle.
+
+A model's current matrix is one file in a folder, replaced whole: `put_projection` and `current_projection`. Discovery
+keeps such a folder (`FOLDER`) beside its runs, a model server one in its state directory. Those that come with this
+package are read by `shipped_projection`.
 """
 
 from __future__ import annotations
@@ -16,17 +20,23 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import re
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from attn_core.errors import ProjectionError
+from attn_core.zones import model_name
 
 HEAD_FIGURES: tuple[str, ...] = ("sink_mass", "local_mass", "mid_mass", "long_mass", "entropy")
 """Of one head's own distribution over the positions: masses on positions 0..3, at distances 0..9, 10..99 and from 100
@@ -45,6 +55,25 @@ LARGEST = 1e4
 """No entry is larger, so that no sketch leaves float16's range for want of scale."""
 SKETCH_LARGEST = 60_000.0
 """A sketch is held within this before it becomes float16 (largest 65,504): no infinity travels."""
+FOLDER = "head_projections"
+"""The folder of the current matrices, under the discovery folder or a model server's state directory."""
+_ODD = re.compile(r"[^A-Za-z0-9._-]")
+_NAMED_CHARACTERS = 80
+"""Of a model's name, in its file's: the rest of the file name is a hash, which tells apart what these do not."""
+_NOT_A_FILE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    RuntimeError,
+    BadZipFile,
+    zlib.error,
+    struct.error,
+)
+"""What NumPy and zipfile raise on bytes that are no .npz of arrays, or one that is damaged."""
 F16 = npt.NDArray[np.float16]
 F32 = npt.NDArray[np.float32]
 
@@ -100,6 +129,21 @@ class HeadProjection:
         """Whether it is made for these captured layers (repeats allowed) and heads."""
         return self.layers == tuple(sorted(set(layers))) and self.num_heads == num_heads
 
+    def is_of(self, model_id: str) -> bool:
+        """Whether it was learned from this model, wherever that lies."""
+        return self.model == model_name(model_id)
+
+    def why_unfit(self, *, model_id: str, layers: tuple[int, ...], num_heads: int) -> str | None:
+        """Why the captured layers (repeats allowed) and heads of this model cannot take it, or None where they can."""
+        if not self.is_of(model_id):
+            return f"it is of the model {self.model!r}, not of {model_name(model_id)!r}"
+        if not self.fits(layers=layers, num_heads=num_heads):
+            return (
+                f"it is made for layers {list(self.layers)} of {self.num_heads} heads, and captured are layers "
+                f"{sorted(set(layers))} of {num_heads}"
+            )
+        return None
+
     def project(self, figures: npt.NDArray[np.floating]) -> F32:
         """float32 [m, NUM_COLUMNS] of raw head figures, float [m, layers * heads * NUM_HEAD_FIGURES]."""
         wide = np.asarray(figures, dtype=np.float64).reshape(-1, len(self.matrix))
@@ -130,13 +174,17 @@ class HeadProjection:
         if len(data) > MAX_BYTES:
             raise ProjectionError(f"head projection: {len(data)} bytes, at most {MAX_BYTES}")
         try:
+            with ZipFile(io.BytesIO(data)) as packed:
+                unpacked = sum(member.file_size for member in packed.infolist())
+            if unpacked > MAX_BYTES:
+                raise ProjectionError(f"head projection: {unpacked} bytes unpacked, at most {MAX_BYTES}")
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 matrix, offset = file["matrix"], file["offset"]
                 told = json.loads(file["told"].astype(np.uint8).tobytes())
             version, model = told["schema_version"], str(told["model"])
             layers, num_heads = tuple(int(layer) for layer in told["layers"]), int(told["num_heads"])
             provenance = dict(told["provenance"])
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, RecursionError) as error:
+        except _NOT_A_FILE as error:
             raise ProjectionError(f"this is not a head projection: {error!r}") from error
         if version != SCHEMA_VERSION:
             raise ProjectionError(f"head projection of version {version}; this version reads {SCHEMA_VERSION}")
@@ -162,3 +210,73 @@ def to_float16(values: npt.NDArray[np.floating]) -> F16:
     """As a sketch travels and is stored: float16 of values held within `SKETCH_LARGEST`."""
     found: F16 = np.clip(values, -SKETCH_LARGEST, SKETCH_LARGEST).astype(np.float16)
     return found
+
+
+def projection_file(model_id: str) -> str:
+    """The name of the file that holds the matrix of this model, for any id: letters, digits, dots, dashes alone."""
+    name = model_name(model_id)
+    readable = _ODD.sub("_", name)[:_NAMED_CHARACTERS]
+    return f"{readable}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}.npz"
+
+
+def put_projection(folder: Path, projection: HeadProjection) -> Path:
+    """Make this the current matrix of its model in `folder`, which is made where it is not there; the file.
+
+    Whoever reads meanwhile finds the former file or this one, whole, also after a loss of power. Raises OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / projection_file(projection.model)
+    half = folder / f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}"
+    try:
+        with half.open("wb") as file:
+            file.write(projection.to_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return path
+
+
+def current_projection(folder: Path, model_id: str) -> HeadProjection | None:
+    """The current matrix of this model in `folder`, or None where there is none.
+
+    Raises `ProjectionError`, naming the file, where it is torn, cannot be read, or is of another model. Whether it fits
+    the captured layers and heads is the caller's to ask (`HeadProjection.why_unfit`).
+    """
+    path = folder / projection_file(model_id)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ProjectionError(f"{path} cannot be read: {error}") from error
+    try:
+        projection = HeadProjection.load(path)
+    except ProjectionError as error:
+        raise ProjectionError(f"{path}: {error}") from error
+    if not projection.is_of(model_id):
+        raise ProjectionError(f"{path} is of the model {projection.model!r}, not of {model_name(model_id)!r}")
+    return projection
+
+
+@cache
+def shipped_projection(model_id: str) -> HeadProjection | None:
+    """The matrix that comes with this package for this model, or None; raises `ProjectionError` where one is damaged.
+
+    Like `current_projection` it goes by the model's name; `HeadProjection.why_unfit` says whether the shape fits.
+    """
+    folder = resources.files("attn_core") / FOLDER
+    if not folder.is_dir():
+        return None
+    for file in sorted(folder.iterdir(), key=lambda one: one.name):
+        if file.name.endswith(".npz"):
+            projection = HeadProjection.from_bytes(file.read_bytes())
+            if projection.is_of(model_id):
+                return projection
+    return None

@@ -1,4 +1,4 @@
-"""Compiled loops over fingerprints: sink taken out, features, zone evidence, scores, nearest cluster.
+"""Compiled loops over fingerprints: sink taken out, features, zone evidence, scores, nearest landmarks.
 
 Every loop works through one row at a time and nothing is shared between rows: a row's answer has the same bytes alone
 and in a batch, on one thread and on many. `attn_core.zones` says what the numbers mean, `attn_core.classify` is the
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attn_core.fingerprint import ENTROPY, HISTOGRAM_EDGES, LOCAL_END, MID_END, NUM_BINS, SINK_POSITIONS, SUM_TOLERANCE
+from attn_core.landmarks import LEAST_SHARE, NUM_PLACED_BY, NUM_PROBED, NUM_VOTES
 from attn_core.usual import KNOTS_LN_N, Z_CLIP
 from attn_core.zones import (
     DECISIVE,
@@ -44,11 +45,12 @@ from attn_core.zones import (
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 NUM_FEATURES = 21
-TILE = 64
-"""Prototypes whose distances are kept together in a core's first cache."""
+LANES = 8
+"""A cell's landmarks are padded to a multiple of this: so many are worked on at a time."""
 _HISTOGRAM_0 = 4
 _LAYER_0 = 12
 _TINY = 1e-6
@@ -62,12 +64,13 @@ _SINK_PARTS = (0.7, 0.55, 0.2)
 _SINK_WEIGHTS = (0.4, 0.4, 0.2)
 """What the sink could hold of the farthest class's mass where it is not known, and how likely each is."""
 _TOLERANCE = 1e-6
-_ROUNDING = np.float32(1e-3)
-"""Far above what float32 rounds off a distance here: a tile that could hold the nearest is never left out."""
 _NUM_ZONES = 5
 _FIRST_LN_N = float(KNOTS_LN_N[0])
 _LN_N_STEP = float(KNOTS_LN_N[1] - KNOTS_LN_N[0])
 _Z_CLIP = Z_CLIP
+_NUM_VOTES, _NUM_PROBED, _NUM_PLACED_BY, _LEAST_SHARE = NUM_VOTES, NUM_PROBED, NUM_PLACED_BY, LEAST_SHARE - 1e-9
+_PADDING = np.float32(3e38)
+"""Farther than any landmark: what pads a cell."""
 
 
 class Formula(NamedTuple):
@@ -84,33 +87,51 @@ class Formula(NamedTuple):
     hinge: F64
     bias: F64
     head_slope: F64
+    head_mean: F64
+    """[5, k], of the heads' evidence at the knots; NaN where there is none."""
+    head_spread: F64
     margin: F64
     """[t], ascending."""
     chance: F64
 
 
-class Clusters(NamedTuple):
-    """The arrays of `attn_core.classify.ClassifierArrays` as the loops take them."""
+class Cells(NamedTuple):
+    """The arrays of `attn_core.landmarks.Landmarks` as the loops take them; r landmarks with the padding, c cells."""
 
-    columns: F32
-    """[t, 21, TILE], the prototypes in tiles of such that lie near one another, padding last."""
-    half_norm: F32
-    """[t, TILE], half of each squared length; infinite for padding."""
     centre: F32
-    """[t, 21], the middle of each tile."""
+    """[d, c]"""
+    centre_half: F32
+    """[c], half of each squared length."""
+    first: I64
+    """[c + 1], where each cell begins among the padded landmarks."""
+    columns: F32
+    """[r * d], cell by cell, within a cell column by column."""
+    half: F32
+    """[r], half of each squared length; infinite for padding."""
+    label: I32
+    """[r], place in the cluster ids, -1 for none."""
+    position: F32
+    """[r, 2]"""
     reach: F32
-    """[t], how far its farthest prototype lies from there."""
-    rows: F32
-    """[p, 21], the same prototypes by rows."""
-    cluster: I32
-    """[p], the cluster's place in `radius`, -1 for prototypes of no cluster."""
-    radius: F32
+    """[clusters], squared and halved."""
+    claimed: F64
+    """[2, k], share of the votes to chance."""
+    unclaimed: F64
+
+
+class Comparing(NamedTuple):
+    """How tokens of one model are brought into the space, and the landmarks there (`attn_core.classify`)."""
+
     ids: I32
-    depth: F64
-    """[t], ascending."""
-    chance: F64
-    """[t], at this depth inside its cluster."""
-    unclaimed_chance: float
+    """[clusters], stable ids."""
+    averages_mean: F64
+    """[21, k], at the knots of `attn_core.usual`."""
+    averages_spread: F64
+    averages: Cells
+    sketch_mean: F64
+    """[16, k]; the spread is over the column's weight."""
+    sketch_spread: F64
+    sketch: Cells
 
 
 def compiled(loop: Loop, *, fastmath: bool | set[str] = False, error_model: str = "numpy") -> Loop:
@@ -384,6 +405,21 @@ def _longest_seen(vector: F32) -> tuple[float, float, float]:
 
 
 @compiled
+def _heads_row(formula: Formula, n: float, heads: F32, out: F64) -> None:
+    """Fill the heads' columns of `out`: how far from usual their evidence lies; 0 where there is none."""
+    at = (log(max(n, 1.0)) - formula.first_ln_n) / formula.ln_n_step
+    at = min(max(at, 0.0), float(formula.head_mean.shape[1] - 1))
+    low = min(int(at), formula.head_mean.shape[1] - 2)
+    part = at - low
+    for zone in range(_NUM_ZONES):
+        mean = formula.head_mean[zone, low] + (formula.head_mean[zone, low + 1] - formula.head_mean[zone, low]) * part
+        spread = formula.head_spread[zone, low]
+        spread += (formula.head_spread[zone, low + 1] - formula.head_spread[zone, low]) * part
+        z = (heads[zone] - mean) / spread
+        out[HEADS + zone] = 0.0 if isnan(z) else min(max(z, -Z_LIMIT), Z_LIMIT)
+
+
+@compiled
 def _zone_row(
     formula: Formula,
     vector: F32,
@@ -423,8 +459,7 @@ def _zone_row(
             weight = (1.0 if known_sink else _SINK_WEIGHTS[b]) / num_lengths
             even, left = sink_free_row(vector, of_n, of_sink, shares, histogram)
             _evidence_row(formula, of_n, shares, even, left, period, one)
-            for zone in range(_NUM_ZONES):
-                one[HEADS + zone] = heads[zone]
+            _heads_row(formula, of_n, heads, one)
             musts_row(one, must)
             if num_lengths * num_sinks > 1:
                 own, _ = scores_row(formula, one, must, scores)
@@ -458,62 +493,157 @@ def likeliest_rows(vectors: F32, context_len: F64, sink_mass: F64) -> None:
 
 
 @compiled_for_finite
-def _nearest(clusters: Clusters, features: F32, half: F32, bound: F32) -> int:
-    """The nearest prototype; `half` is float32 [TILE] to work in, `bound` float32 [t].
+def _nearest_landmarks(cells: Cells, x: F32, distance: F32, half: F32, found: I64, nearest: F32) -> int:
+    """Fill `found` and `nearest` [k] with the nearest landmarks that are looked at; returns how many there are.
 
-    Tiles that lie farther than the nearest prototype so far are left out: the triangle inequality, exact.
-
-    |x - y|^2 / 2 less |x|^2 / 2, which is the same for every prototype y: its half squared length less x . y.
+    `nearest` is ascending: |x - y|^2 / 2 less |x|^2 / 2, which is the same for every landmark y: its half squared
+    length less x . y. `distance` [c] and `half` [longest cell] are to work in.
     """
-    x, columns, half_norm = features, clusters.columns, clusters.half_norm
-    num_tiles, own = len(columns), np.float32(0)
-    for d in range(NUM_FEATURES):
-        own += x[d] * x[d]
-    first, nearest_bound = 0, np.float32(inf)
-    for tile in range(num_tiles):
-        squared = np.float32(0)
-        for d in range(NUM_FEATURES):
-            squared += (x[d] - clusters.centre[tile, d]) ** 2
-        # No prototype of the tile is nearer than this.
-        bound[tile] = np.float32(sqrt(squared)) - clusters.reach[tile]
-        if bound[tile] < nearest_bound:
-            first, nearest_bound = tile, bound[tile]
-    best, least, least_distance = 0, np.float32(inf), np.float32(inf)
-    for visit in range(num_tiles):
-        tile = first if visit == 0 else visit - 1 if visit <= first else visit
-        if bound[tile] > least_distance:
-            continue
-        for p in range(TILE):
-            half[p] = half_norm[tile, p]
-        for d in range(0, NUM_FEATURES, 7):
-            x0, x1, x2, x3, x4, x5, x6 = x[d], x[d + 1], x[d + 2], x[d + 3], x[d + 4], x[d + 5], x[d + 6]
-            for p in range(TILE):
-                half[p] -= (
-                    x0 * columns[tile, d, p]
-                    + x1 * columns[tile, d + 1, p]
-                    + x2 * columns[tile, d + 2, p]
-                    + x3 * columns[tile, d + 3, p]
-                    + x4 * columns[tile, d + 4, p]
-                    + x5 * columns[tile, d + 5, p]
-                    + x6 * columns[tile, d + 6, p]
-                )
-        smallest = half[0]
-        for p in range(TILE):
-            smallest = half[p] if half[p] < smallest else smallest
-        if smallest < least:
-            least = smallest
-            least_distance = np.float32(sqrt(max(2.0 * least + own, 0.0))) + _ROUNDING
-            for p in range(TILE):
-                if half[p] == smallest:
-                    best = tile * TILE + p
-                    break
-    return best
+    num_cells, dim = len(cells.centre_half), len(x)
+    for cell in range(num_cells):
+        distance[cell] = cells.centre_half[cell]
+    for d in range(dim):
+        x_d = x[d]
+        for cell in range(num_cells):
+            distance[cell] -= x_d * cells.centre[d, cell]
+    count, k = 0, len(found)
+    for _ in range(min(_NUM_PROBED, num_cells)):
+        cell, least = 0, distance[0]
+        for other in range(num_cells):
+            if distance[other] < least:
+                cell, least = other, distance[other]
+        distance[cell] = np.float32(inf)
+        first, size = cells.first[cell], cells.first[cell + 1] - cells.first[cell]
+        for p in range(size):
+            half[p] = cells.half[first + p]
+        for d in range(dim):
+            x_d, at = x[d], first * dim + d * size
+            for p in range(size):
+                half[p] -= x_d * cells.columns[at + p]
+        for p in range(size):
+            value = half[p]
+            if (count == k and value >= nearest[k - 1]) or value >= _PADDING:
+                continue
+            if count < k:
+                count += 1
+            place = count - 1
+            while place > 0 and nearest[place - 1] > value:
+                nearest[place], found[place] = nearest[place - 1], found[place - 1]
+                place -= 1
+            nearest[place], found[place] = value, first + p
+    return count
 
 
 @compiled
-def classify_rows(
+def _vote(cells: Cells, found: I64, nearest: F32, own: float, count: int) -> tuple[int, float]:
+    """The label that most of these landmarks have (of equally many the nearer one's), -1 where too few agree or the
+    nearest that does is too far, and the chance that this is right. `own` is half the point's squared length."""
+    best, most, at = -1, 0, 0
+    for i in range(count):
+        label = cells.label[found[i]]
+        if label < 0:
+            continue
+        votes = 0
+        for j in range(count):
+            if cells.label[found[j]] == label:
+                votes += 1
+        if votes > most:
+            best, most, at = label, votes, i
+    share = most / max(count, 1)
+    if share < _LEAST_SHARE:
+        return -1, _interpolated(share, cells.unclaimed[0], cells.unclaimed[1])
+    if nearest[at] + own > cells.reach[best]:
+        # Of a kind that was not seen: none of the few that it is nearest to speaks for it.
+        return -1, _interpolated(0.0, cells.unclaimed[0], cells.unclaimed[1])
+    return best, _interpolated(share, cells.claimed[0], cells.claimed[1])
+
+
+@compiled
+def _placed(cells: Cells, found: I64, nearest: F32, own: float, count: int, position: F32) -> None:
+    """Fill `position` [2] from the nearest landmarks' places: weights fall off as in UMAP's own graph."""
+    near = min(count, _NUM_PLACED_BY)
+    least = sqrt(max(2.0 * (nearest[0] + own), 0.0))
+    excess = 0.0
+    for i in range(near):
+        excess += sqrt(max(2.0 * (nearest[i] + own), 0.0)) - least
+    scale = max(excess / near, _TINY)
+    total, x, y = 0.0, 0.0, 0.0
+    for i in range(near):
+        weight = exp(-(sqrt(max(2.0 * (nearest[i] + own), 0.0)) - least) / scale)
+        total += weight
+        x += weight * cells.position[found[i], 0]
+        y += weight * cells.position[found[i], 1]
+    position[0], position[1] = x / total, y / total
+
+
+@compiled
+def _longest_cell(cells: Cells) -> int:
+    longest = 1
+    for cell in range(len(cells.centre_half)):
+        longest = max(longest, cells.first[cell + 1] - cells.first[cell])
+    return longest
+
+
+@compiled
+def compare_rows(
+    comparing: Comparing,
+    vectors: F32,
+    context_len: F64,
+    sink_mass: F64,
+    sketch: F32,
+    first: int,
+    last: int,
+    cluster_id: I32,
+    cluster_confidence: F32,
+    position: F32,
+) -> None:
+    """Cluster, its confidence and, where `position` is [m, 2] and not [0, 2], the place of rows first..last.
+
+    `sketch` is [m, 16] of the space's matrix, or [1, 16] of NaN where no row has one: such a row, and every row of a
+    space without a sketch, is compared by its averages.
+    """
+    shares, histogram = np.empty(3), np.empty(NUM_BINS)
+    features, averages = np.empty(NUM_FEATURES, dtype=np.float32), np.empty(NUM_FEATURES, dtype=np.float32)
+    sketched = np.empty(sketch.shape[1], dtype=np.float32)
+    num_cells = max(len(comparing.averages.centre_half), len(comparing.sketch.centre_half))
+    distance = np.empty(num_cells, dtype=np.float32)
+    half = np.empty(max(_longest_cell(comparing.averages), _longest_cell(comparing.sketch)), dtype=np.float32)
+    found, nearest = np.empty(_NUM_VOTES, dtype=np.int64), np.empty(_NUM_VOTES, dtype=np.float32)
+    has_sketches = len(comparing.sketch.centre_half) > 0
+    for i in range(first, last):
+        n, sink = _likeliest(vectors[i], context_len[i], sink_mass[i])
+        own_sketch = sketch[min(i, len(sketch) - 1)]
+        by_sketch = has_sketches
+        for d in range(len(own_sketch)):
+            by_sketch = by_sketch and not isnan(own_sketch[d])
+        if by_sketch:
+            cells = comparing.sketch
+            relative_row(own_sketch, n, comparing.sketch_mean, comparing.sketch_spread, sketched)
+            x = sketched
+        else:
+            cells = comparing.averages
+            even, _ = sink_free_row(vectors[i], n, sink, shares, histogram)
+            features_row(vectors[i], n, sink, shares, histogram, even, features)
+            relative_row(features, n, comparing.averages_mean, comparing.averages_spread, averages)
+            x = averages
+        count = _nearest_landmarks(cells, x, distance[: len(cells.centre_half)], half, found, nearest)
+        own = 0.0
+        for d in range(len(x)):
+            own += x[d] * x[d]
+        own *= 0.5
+        label, chance = _vote(cells, found, nearest, own, count)
+        cluster_id[i] = comparing.ids[label] if label >= 0 else -1
+        cluster_confidence[i] = chance
+        if len(position):
+            if count == 0:
+                position[i, 0], position[i, 1] = np.float32(np.nan), np.float32(np.nan)
+                continue
+            _placed(cells, found, nearest, own, count, position[i])
+
+
+@compiled
+def zone_rows(
     formula: Formula,
-    clusters: Clusters,
     vectors: F32,
     context_len: F64,
     sink_mass: F64,
@@ -523,12 +653,11 @@ def classify_rows(
     last: int,
     zone_index: npt.NDArray[np.int8],
     confidence: F32,
-    cluster_id: I32,
-    cluster_confidence: F32,
     evidence: F32,
 ) -> None:
-    """Answer for rows first..last of m; `heads` is [m, 5] or [1, 5], `evidence` [m, NUM_EVIDENCE] or [0, 0]."""
-    shares, histogram, half = np.empty(3), np.empty(NUM_BINS), np.empty(TILE, dtype=np.float32)
+    """Zones of rows first..last of m; `heads` is [m, 5] or [1, 5], NaN for none; `evidence` [m, NUM_EVIDENCE] or
+    [0, 0]."""
+    shares, histogram = np.empty(3), np.empty(NUM_BINS)
     one, mean, scores, given = (
         np.empty(NUM_EVIDENCE),
         np.empty(NUM_EVIDENCE),
@@ -536,8 +665,6 @@ def classify_rows(
         np.empty(_NUM_ZONES),
     )
     must, musts = np.empty(_NUM_ZONES, dtype=np.bool_), np.empty(_NUM_ZONES, dtype=np.bool_)
-    features = np.empty(NUM_FEATURES, dtype=np.float32)
-    bound = np.empty(len(clusters.columns), dtype=np.float32)
     for i in range(first, last):
         zone, chance = _zone_row(
             formula, vectors[i], context_len[i], sink_mass[i], periodicity[i], heads[min(i, len(heads) - 1)],
@@ -545,29 +672,9 @@ def classify_rows(
         )  # fmt: skip
         zone_index[i] = zone
         confidence[i] = chance
-        cluster_id[i] = -1
-        cluster_confidence[i] = clusters.unclaimed_chance
         if len(evidence):
             for k in range(NUM_EVIDENCE):
                 evidence[i, k] = mean[k]
-        if len(clusters.ids) == 0:
-            continue
-        n, sink = _likeliest(vectors[i], context_len[i], sink_mass[i])
-        even, _ = sink_free_row(vectors[i], n, sink, shares, histogram)
-        features_row(vectors[i], n, sink, shares, histogram, even, features)
-        nearest = _nearest(clusters, features, half, bound)
-        cluster = clusters.cluster[nearest]
-        if cluster < 0:
-            continue
-        # From the difference itself: the products cancel where a point lies close to its prototype.
-        squared = 0.0
-        for d in range(NUM_FEATURES):
-            squared += (features[d] - clusters.rows[nearest, d]) ** 2
-        distance, radius = sqrt(squared), clusters.radius[cluster]
-        if distance <= radius:
-            cluster_id[i] = clusters.ids[cluster]
-            depth = 1.0 - distance / max(radius, 1e-9)
-            cluster_confidence[i] = _interpolated(depth, clusters.depth, clusters.chance)
 
 
 @compiled

@@ -15,6 +15,10 @@ import numpy.typing as npt
 KNOTS_LN_N = np.arange(6, 49) * 0.25
 """Context lengths (4.5 to 163,000) at which usual values are kept, as ln n: lines between them, the ends beyond."""
 BANDWIDTH_LN_N = 0.25
+PRIOR_TOKENS = 20.0
+"""What mean and spread over all lengths weigh at each length, in tokens."""
+LEAST_SPREAD = 0.05
+"""Of the spread over all lengths: a length at which all tokens agree is no magnifying glass."""
 Z_CLIP = 8.0
 """No token is farther from usual than this, in spreads: one odd value must not outweigh the rest."""
 F32 = npt.NDArray[np.float32]
@@ -81,7 +85,12 @@ class Usual:
             spread[c] = np.maximum(np.sqrt(variance), least_spread[c])
         return Usual(mean=mean, spread=spread)
 
-    def relative(self, values: npt.NDArray[np.floating], context_len: npt.NDArray[np.integer]) -> F32:
+    def mean_at(self, context_len: npt.NDArray[np.integer]) -> F64:
+        """float64 [m, d]: the usual values at these context lengths."""
+        places = _places(ln_of(context_len))
+        return np.column_stack([_between(knots, places) for knots in self.mean])
+
+    def relative(self, values: npt.NDArray[np.floating], context_len: npt.NDArray[np.number]) -> F32:
         """float32 [m, d]: how many spreads each value lies from the usual one, within `Z_CLIP`."""
         from attn_core import row_loops
 
@@ -89,6 +98,20 @@ class Usual:
         found = np.empty(rows.shape, dtype=np.float32)
         row_loops.relative_rows(rows, row_loops.writable(context_len, np.float64), self.mean, self.spread, found)
         return found
+
+
+def usual_of(values: npt.NDArray[np.floating], context_len: npt.NDArray[np.integer]) -> Usual:
+    """What is usual of [m, d] values at their context lengths, where nothing is believed before.
+
+    Each length starts from mean and spread over all lengths.
+    """
+    shape = (values.shape[1], len(KNOTS_LN_N))
+    mean = values.mean(axis=0, dtype=np.float64) if len(values) else np.zeros(shape[0])
+    spread = np.maximum(values.std(axis=0, dtype=np.float64) if len(values) else np.ones(shape[0]), 1e-3)
+    flat = Usual(
+        mean=np.broadcast_to(mean[:, None], shape).copy(), spread=np.broadcast_to(spread[:, None], shape).copy()
+    )
+    return flat.learned_from(values, context_len, least_spread=LEAST_SPREAD * spread, prior_tokens=PRIOR_TOKENS)
 
 
 def ln_of(context_len: npt.NDArray[np.integer] | npt.NDArray[np.floating]) -> F64:

@@ -269,6 +269,16 @@ def vectors_from_rows(rows: pa.RecordBatch) -> npt.NDArray[np.float32]:
     return np.asarray(flat, dtype=np.float32).reshape(len(column), DIM)
 
 
+def sketch_column(rows: pa.RecordBatch, name: str) -> npt.NDArray[np.float32]:
+    """float32 [m, width] of `head_sketch` or `zone_evidence`, NaN in rows that have none."""
+    column = rows.column(name)
+    found = np.full((len(column), column.type.list_size), np.nan, dtype=np.float32)
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    flat = column.filter(column.is_valid()).flatten().to_numpy(zero_copy_only=False)
+    found[there] = flat.astype(np.float32).reshape(-1, column.type.list_size)
+    return found
+
+
 def ack_frames(*, source_id: bytes, seq: int) -> list[bytes]:
     """What the sidecar answers once the batch is committed."""
     return [MAGIC, source_id, _SEQ.pack(seq)]

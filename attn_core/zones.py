@@ -147,6 +147,30 @@ def on_scale(values: F64) -> F64:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UsualHeads:
+    """What a model's zone evidence (`attn_core.head_projection`) usually is at each context length."""
+
+    projection: str
+    """Hash of the matrix that makes it."""
+    usual: Usual
+    """Of five columns."""
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back; numbers to 7 digits."""
+        mean, spread = _rounded(self.usual.mean), _rounded(self.usual.spread)
+        return {"projection": self.projection, "mean": mean, "spread": spread}
+
+    @classmethod
+    def from_json(cls, read: Any) -> UsualHeads:
+        """The inverse of `as_json`; raises `ValueError`, `KeyError` or `TypeError` where it does not fit."""
+        mean, spread = (np.array(read[name], dtype=np.float64) for name in ("mean", "spread"))
+        usual = Usual(mean=mean, spread=spread)
+        if not usual.fits(len(ZONES)):
+            raise ValueError("usual head evidence is not a mean and a spread above 0 for each zone and length")
+        return cls(projection=str(read["projection"]), usual=usual)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ZoneFormula:
     """All numbers that give one model's tokens their zones; immutable."""
 
@@ -159,7 +183,7 @@ class ZoneFormula:
     bias: F64
     """[5]"""
     head_slope: F64
-    """[5]"""
+    """[5], of the zone evidence of the model's head projection, relative to the length."""
     temperature: float
     """Over it the scores' softmax gives the zones' probabilities."""
     margin: F64
@@ -168,6 +192,8 @@ class ZoneFormula:
     """[t], at each the chance that the same zone would be given had other heads of the model been looked at."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What they were made from; `confidence_of` names the model that the table of confidence was fitted to."""
+    heads: UsualHeads | None = None
+    """What is usual of the heads' evidence; None: zones rest on the averages alone."""
 
     def __post_init__(self) -> None:
         shapes = {"slope": 6, "hinge_slope": 6, "hinge": 6, "bias": 5, "head_slope": 5}
@@ -195,15 +221,16 @@ class ZoneFormula:
         if not ((self.chance >= 0) & (self.chance <= 1)).all():
             raise CalibrationError("zone formula: a chance lies outside 0..1")
 
-    def with_usual(self, usual: UsualValues) -> ZoneFormula:
+    def with_usual(self, usual: UsualValues, heads: UsualHeads | None = None) -> ZoneFormula:
         """The same formula around other usual values."""
-        return replace(self, usual=usual)
+        return replace(self, usual=usual, heads=heads)
 
     @cached_property
     def numbers(self) -> Formula:
         """As the compiled loops take them."""
         from attn_core.row_loops import Formula
 
+        nothing = np.full((len(ZONES), 2), np.nan)
         return Formula(
             first_ln_n=float(KNOTS_LN_N[0]),
             ln_n_step=float(KNOTS_LN_N[1] - KNOTS_LN_N[0]),
@@ -217,6 +244,8 @@ class ZoneFormula:
                     ("hinge", self.hinge),
                     ("bias", self.bias),
                     ("head_slope", self.head_slope),
+                    ("head_mean", nothing if self.heads is None else self.heads.usual.mean),
+                    ("head_spread", nothing if self.heads is None else self.heads.usual.spread),
                     ("margin", self.margin),
                     ("chance", self.chance),
                 )
@@ -266,6 +295,7 @@ class ZoneFormula:
                 "spread": _rounded(self.usual.spread),
             },
             **{name: _rounded(getattr(self, name)) for name in ("slope", "hinge_slope", "hinge", "bias", "head_slope")},
+            "heads": None if self.heads is None else self.heads.as_json(),
             "temperature": self.temperature,
             "confidence": {"margin": _rounded(self.margin), "chance": _rounded(self.chance)},
             "provenance": dict(self.provenance),
@@ -286,9 +316,10 @@ class ZoneFormula:
             )
             table = {name: np.array(read["confidence"][name], dtype=np.float64) for name in ("margin", "chance")}
             temperature, provenance = float(read["temperature"]), dict(read["provenance"])
+            heads = None if read.get("heads") is None else UsualHeads.from_json(read["heads"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CalibrationError(f"this is not a zone formula: {error!r}") from error
-        return cls(usual=usual, temperature=temperature, provenance=provenance, **numbers, **table)
+        return cls(usual=usual, temperature=temperature, provenance=provenance, heads=heads, **numbers, **table)
 
     @property
     def version(self) -> str:

@@ -29,6 +29,9 @@ def run(*, rows: int | None, as_json: bool) -> bool:
     for dtype, limit in LIMITS.items():
         worst = max((o["max_abs_error"] for o in done if o["shape"]["dtype"] == dtype), default=0.0)
         figures.append(figure(f"max_abs_error_{dtype}", worst, "abs", f"<= {limit:g}", worst <= limit))
+        for error in ("head_figures_error", "sketch_error"):
+            of_heads = max((o[error] for o in done if o["shape"]["dtype"] == dtype), default=0.0)
+            figures.append(figure(f"max_{error}_{dtype}", of_heads, "abs", f"<= {limit:g}", of_heads <= limit))
         period = max((o["periodicity_error"] for o in done if o["shape"]["dtype"] == dtype), default=0.0)
         figures.append(figure(f"max_periodicity_error_{dtype}", period, "abs", f"<= {limit:g}", period <= limit))
     wrong = sum(not o["topk_right"] for o in done)

@@ -51,13 +51,13 @@ def watched(ledger: Ledger) -> type[Outbox]:
     """The publisher's outbox, telling the ledger what it makes, what the spool takes and what is acknowledged."""
 
     class WatchedOutbox(Outbox):
-        def add(self, kind: str, rows: pa.RecordBatch) -> None:
+        def add(self, kind: str, rows: pa.RecordBatch, *, head_projection: str | None = None) -> None:
             ids, name = rows.column("request_id").to_pylist(), "step" if kind == "fingerprints" else "event"
             which = list(zip(ids, rows.column(name).to_pylist(), strict=True))
             if kind == "fingerprints":  # consecutive rows: the first and their number say it all
                 which = [which[0], len(which)]
             ledger.note(what="made", key=[self._source_id.hex(), self._next_seq], kind=kind, rows=which)
-            super().add(kind, rows)
+            super().add(kind, rows, head_projection=head_projection)
 
         def _to_spool(self, parcel: Parcel) -> bool:
             if kept := super()._to_spool(parcel):

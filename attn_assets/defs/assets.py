@@ -117,7 +117,7 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
             found = find_clusters(
                 umap_embedding,
                 min_cluster_size=plan.min_cluster_size,
-                batch_size=plan.batch_size,
+                seed=plan.seed,
                 previous_bundle=plan.previous(),
             )
         note = "" if found["clusters"].num_rows else "No clusters detected: every row is noise"
@@ -162,7 +162,6 @@ def build_assets(*, first_hour: str, window_hours: int) -> list[dg.AssetsDefinit
                     run,
                     discovery_dir=plan.output,
                     db=store.path,
-                    seed=plan.seed,
                     agrees=partial(checks.classifier_agrees, min_agreement=plan.min_agreement),
                     verifies=partial(checks.bundle_is_sound, discovery_dir=plan.output),
                     publishing=progress.publishing,

@@ -1,16 +1,13 @@
-"""Clusters: HDBSCAN on the sample, and the same tree asked about every other row.
+"""Clusters: HDBSCAN on a window's landmarks.
 
 HDBSCAN: Campello, Moulavi, Sander 2013. The spanning tree is ours (`spanning_tree`); the hdbscan package (McInnes,
-Healy, Astels 2017) reads the clusters from it. Rows outside the sample join as `hdbscan.approximate_predict` has them
-join: with their nearest neighbour by mutual reachability, if they are dense enough for its cluster. That function takes
-rows one by one; here all at once.
+Healy, Astels 2017) reads the clusters from it. Which cluster every other row is of, `grouping` says.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +26,6 @@ class Clustering:
 
     labels: I32
     """[s], -1 for noise."""
-    strength: F32
-    """[s], 0..1, how deep in its cluster; 0 for noise."""
-    core_distance: F32
-    """[s], distance to the `min_samples`-th neighbour."""
-    birth_distance: F32
-    """[c], mutual reachability at which the cluster splits off: a row farther out is not of it."""
     persistence: F32
     """[c], 0..1, how long the cluster lives in the hierarchy (hdbscan's `cluster_persistence_`)."""
     validity: float
@@ -55,7 +46,6 @@ def cluster_sample(space: F32, *, min_cluster_size: int, min_samples: int) -> Cl
     # Imported here: hdbscan loads scikit-learn, and `attn-discover --help` should not.
     from hdbscan._hdbscan_linkage import label
     from hdbscan.hdbscan_ import _tree_to_labels
-    from hdbscan.plots import CondensedTree
 
     frame = Frame(space)
     core_distance = frame.nearest(space, k=min_samples + 1).distance[:, -1]
@@ -63,16 +53,13 @@ def cluster_sample(space: F32, *, min_cluster_size: int, min_samples: int) -> Cl
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         # Rows that are identical have infinite density; hdbscan copes, NumPy mentions it.
         warnings.filterwarnings("ignore", category=RuntimeWarning)
-        found, strength, persistence, condensed, _ = _tree_to_labels(space, label(edges), min_cluster_size)
+        found, _, persistence, _, _ = _tree_to_labels(space, label(edges), min_cluster_size)
     labels = found.astype(np.int32)
     num_clusters = int(labels.max(initial=NOISE)) + 1
     if num_clusters == 0:
         return _all_noise(size)
     return Clustering(
         labels=labels,
-        strength=np.clip(np.nan_to_num(strength), 0.0, 1.0).astype(np.float32),
-        core_distance=core_distance,
-        birth_distance=_birth_distances(CondensedTree(condensed, labels), num_clusters),
         persistence=np.clip(np.nan_to_num(persistence), 0.0, 1.0).astype(np.float32),
         validity=relative_validity(labels, edges, num_clusters=num_clusters),
     )
@@ -100,69 +87,9 @@ def relative_validity(labels: I32, edges: npt.NDArray[np.float64], *, num_cluste
     return float((np.bincount(labels[labels >= 0], minlength=num_clusters) * index).sum() / len(labels))
 
 
-def assign(clustering: Clustering, frame: Frame, queries: F32, *, min_samples: int) -> tuple[I32, F32]:
-    """Cluster (-1 for noise) and strength of rows outside the sample: int32 [m], float32 [m].
-
-    `frame` holds the rows that `clustering` is of, in the same space as `queries` [m, d].
-    """
-    if clustering.num_clusters == 0 or not len(queries):
-        return np.full(len(queries), NOISE, dtype=np.int32), np.zeros(len(queries), dtype=np.float32)
-    neighbour, reach = _joined(clustering, frame, queries, min_samples=min(min_samples, len(frame.points) - 1))
-    labels = clustering.labels[neighbour]
-    inside = (labels != NOISE) & (reach < clustering.birth_distance[labels])
-    # A row can be no deeper in the cluster than the neighbour it joins.
-    ratio = clustering.core_distance[neighbour] / np.maximum(reach, 1e-12)
-    strength = clustering.strength[neighbour] * np.clip(ratio, 0.0, 1.0)
-    labels = np.where(inside, labels, NOISE).astype(np.int32)
-    return labels, np.where(inside, strength, 0.0).astype(np.float32)
-
-
-def _joined(clustering: Clustering, frame: Frame, queries: F32, *, min_samples: int) -> tuple[I32, F32]:
-    """The sample row that each query joins, and how far it is by mutual reachability: int32 [m], float32 [m]."""
-    from attn_assets.discovery import joining_loops
-    from attn_assets.discovery.compiled import over_rows
-
-    core, turned = clustering.core_distance, frame.turned(queries)
-    near = frame.nearest(queries, k=1)
-    nearest, distance = near.index[:, 0].copy(), near.distance[:, 0].copy()
-    neighbour, own_core = np.empty(len(queries), np.int32), np.empty(len(queries), np.float32)
-
-    def work(first: int, last: int) -> None:
-        joining_loops.join(
-            turned, first, last, nearest, distance, core, min_samples, frame.points, frame.order, frame.start,
-            frame.stop, frame.low, frame.high, neighbour, own_core,
-        )  # fmt: skip
-
-    over_rows(len(queries), work)
-    reach = own_core.copy()
-    # Where no row nearby is as dense, one farther off may be nearer by mutual reachability.
-    left = np.flatnonzero(neighbour < 0)
-    wide = frame.nearest(queries[left], k=2 * min_samples)
-    far = np.maximum(np.maximum(wide.distance, core[wide.index]), own_core[left, None])
-    best = far.argmin(axis=1)
-    every = np.arange(len(left))
-    neighbour[left], reach[left] = wide.index[every, best], far[every, best]
-    return neighbour, reach
-
-
-def _birth_distances(tree: Any, num_clusters: int) -> F32:
-    raw = tree.to_numpy()
-    birth = {int(row["child"]): float(row["lambda_val"]) for row in raw[raw["child_size"] > 1]}
-    # Labels are numbered in the order of the selected clusters' ids (hdbscan.prediction.PredictionData).
-    selected = sorted(int(node) for node in tree._select_clusters())
-    if len(selected) != num_clusters:
-        raise RuntimeError(f"hdbscan selected {len(selected)} clusters and labelled {num_clusters}")
-    lambdas = np.array([birth.get(node, 0.0) for node in selected])
-    distances: F32 = np.where(lambdas > 0, 1.0 / np.maximum(lambdas, 1e-30), np.inf).astype(np.float32)
-    return distances
-
-
 def _all_noise(size: int) -> Clustering:
     return Clustering(
         labels=np.full(size, NOISE, dtype=np.int32),
-        strength=np.zeros(size, dtype=np.float32),
-        core_distance=np.zeros(size, dtype=np.float32),
-        birth_distance=np.zeros(0, dtype=np.float32),
         persistence=np.zeros(0, dtype=np.float32),
         validity=0.0,
     )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from attn_assets.discovery.distinct import distinct_rows
 from attn_assets.discovery.frame import MAX_STEP, width, within
+from attn_assets.discovery.learned_space import Coordinates
 from attn_assets.discovery.mapping import place
 from attn_assets.discovery.neighbours import Frame
 from attn_assets.discovery.renewal import Drawn, LastMap, draw
@@ -135,6 +136,45 @@ def embed(
         done += len(batch)
         report(done, num_rows)
     return Embedding(positions=positions, in_sample=in_sample, drawn=drawn)
+
+
+def embed_all(
+    at: Coordinates,
+    *,
+    sample_size: int,
+    batch_size: int,
+    seed: int,
+    keeper: Keeper,
+    report: Report,
+    row_ids: npt.NDArray[np.int64],
+    last: LastMap | None,
+    now_us: int,
+) -> Embedding:
+    """The map of m rows by what it rests on (`embed`); rows without that are placed by their averages."""
+    there = np.flatnonzero(at.in_main)
+    found = embed(
+        at.main[there],
+        sample_size=sample_size,
+        batch_size=batch_size,
+        seed=seed,
+        keeper=keeper,
+        report=lambda done, total: report(done, len(at.averages)),
+        row_ids=row_ids[there],
+        last=None if last is None else replace(last, positions=last.positions[there]),
+        now_us=now_us,
+    )
+    rest = np.flatnonzero(~at.in_main)
+    if not len(rest):
+        return found
+    positions, in_sample = np.zeros((len(at.averages), 2), np.float32), np.zeros(len(at.averages), np.bool_)
+    positions[there], in_sample[there] = found.positions, found.in_sample
+    sampled = np.flatnonzero(in_sample)
+    frame = Frame(at.averages[sampled])
+    for start in range(0, len(rest), batch_size):
+        batch = rest[start : start + batch_size]
+        positions[batch] = place(frame, positions[sampled], at.averages[batch])
+        report(len(there) + start + len(batch), len(at.averages))
+    return Embedding(positions=positions, in_sample=in_sample, drawn=found.drawn)
 
 
 def _remembered(keeper: Keeper, name: str, make: Callable[[], F32]) -> F32:

@@ -22,8 +22,10 @@ from attn_assets.discovery.mapping import MIN_DIST, MIN_UMAP_ROWS, NUM_NEIGHBOUR
 from attn_assets.discovery.neighbours import Frame
 from attn_core.errors import BundleError
 from attn_core.features import FEATURES_VERSION, NUM_FEATURES
+from attn_core.head_projection import NUM_SKETCH
 
 FILE_NAME = "frame.npz"
+AVERAGES = "averages"
 SETTLING_EPOCHS = 60
 SETTLING_STEP = 0.2
 """The first epoch's step; a map from nothing begins with 1."""
@@ -42,7 +44,9 @@ class Anchors:
     """What a run leaves behind of its map for runs that share none of its rows: `frame.npz` of the bundle."""
 
     features: F32
-    """[a, d], a sample of the rows that the map was fitted on."""
+    """[a, d], a sample of the rows that the map was fitted on, in its space."""
+    rests_on: str
+    """What that space is: the hash of a head projection's matrix, or `AVERAGES`."""
     positions: F32
     """[a, 2]"""
     since_us: int
@@ -56,6 +60,7 @@ class Anchors:
             path,
             features_version=np.int32(FEATURES_VERSION),
             features=self.features,
+            rests_on=np.array(self.rests_on),
             positions=self.positions,
             since_us=np.int64(self.since_us),
             trustworthiness=np.float64(self.trustworthiness),
@@ -68,10 +73,12 @@ class Anchors:
             with np.load(path, allow_pickle=False) as file:
                 version, features, positions = int(file["features_version"]), file["features"], file["positions"]
                 since_us, trust = int(file["since_us"]), float(file["trustworthiness"])
+                rests_on = str(file["rests_on"])
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise BundleError(f"{path.name} holds no frame: {error}") from error
         count = len(features) if features.ndim else 0
-        fits = features.shape == (count, NUM_FEATURES) and positions.shape == (count, 2)
+        num_columns = NUM_FEATURES if rests_on == AVERAGES else NUM_SKETCH
+        fits = features.shape == (count, num_columns) and positions.shape == (count, 2)
         if (
             version != FEATURES_VERSION
             or not fits
@@ -80,6 +87,7 @@ class Anchors:
             raise BundleError(f"{path.name}: its arrays do not fit together, or are of another features version")
         return cls(
             features=features.astype(np.float32),
+            rests_on=rests_on,
             positions=positions.astype(np.float32),
             since_us=since_us,
             trustworthiness=trust,

@@ -61,19 +61,22 @@ def move(
     epoch: int,
     seed: np.uint64,
 ) -> np.uint64:
-    """Move `positions` [s, 2] by one epoch; edge e is due once in `every[e]` epochs. Returns the next seed, not 0."""
-    count, step, state = len(positions), np.float32(alpha), seed
+    """Move `positions` [s, d] by one epoch; edge e is due once in `every[e]` epochs. Returns the next seed, not 0."""
+    count, dim, step, state = len(positions), positions.shape[1], np.float32(alpha), seed
+    here = np.empty(dim, dtype=np.float32)
     for edge in range(len(head)):
         if due[edge] > epoch:
             continue
         row, other = head[edge], tail[edge]
-        x, y = positions[row, 0], positions[row, 1]
-        dx, dy = x - positions[other, 0], y - positions[other, 1]
-        force = _force(pull, dx * dx + dy * dy)
-        to_x, to_y = step * _clipped(force * dx), step * _clipped(force * dy)
-        x, y = x + to_x, y + to_y
-        positions[other, 0] -= to_x
-        positions[other, 1] -= to_y
+        squared = np.float32(0.0)
+        for d in range(dim):
+            here[d] = positions[row, d]
+            squared += (here[d] - positions[other, d]) ** 2
+        force = _force(pull, squared)
+        for d in range(dim):
+            to = step * _clipped(force * (here[d] - positions[other, d]))
+            here[d] += to
+            positions[other, d] -= to
         due[edge] += every[edge]
         apart = every[edge] / np.float32(NEGATIVE_SAMPLES)
         num_apart = int((np.float32(epoch) - negative_due[edge]) / apart)
@@ -86,10 +89,13 @@ def move(
             drawn = np.int64(((state >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32))
             if drawn == row:
                 continue
-            dx, dy = x - positions[drawn, 0], y - positions[drawn, 1]
-            force = _force(push, dx * dx + dy * dy)
-            x += step * _clipped(force * dx)
-            y += step * _clipped(force * dy)
+            squared = np.float32(0.0)
+            for d in range(dim):
+                squared += (here[d] - positions[drawn, d]) ** 2
+            force = _force(push, squared)
+            for d in range(dim):
+                here[d] += step * _clipped(force * (here[d] - positions[drawn, d]))
         negative_due[edge] += num_apart * apart
-        positions[row, 0], positions[row, 1] = x, y
+        for d in range(dim):
+            positions[row, d] = here[d]
     return state

@@ -24,23 +24,24 @@ MIN_UMAP_ROWS = 20
 F32 = npt.NDArray[np.float32]
 
 
-def fit_map(frame: Frame, *, seed: int, init: F32 | None = None) -> F32:
-    """Map positions of the frame's rows: float32 [s, 2]. The same input and seed give the same bytes.
+def fit_map(frame: Frame, *, seed: int, init: F32 | None = None, num_axes: int = 2, min_dist: float = MIN_DIST) -> F32:
+    """Map positions of the frame's rows: float32 [s, num_axes]. The same input and seed give the same bytes.
 
-    `init` [s, 2] starts the layout somewhere else than on the principal axes (the map of an earlier hour).
+    `init` [s, num_axes] starts the layout somewhere else than on the principal axes (the map of an earlier hour).
     """
     features = frame.features
-    start = principal_axes(features) if init is None else init
+    start = principal_axes(features, num_axes=num_axes) if init is None else init
     if len(features) < MIN_UMAP_ROWS or np.ptp(start[:, 0]) == 0.0:
         return start
-    if np.ptp(start[:, 1]) == 0.0:
+    flat = np.ptp(start, axis=0) == 0.0
+    if flat.any():
         # Rows on a line: nothing would ever push them off it.
-        random = np.random.default_rng(seed)
-        start = np.column_stack([start[:, 0], random.normal(size=len(start))]).astype(np.float32)
+        start = start.copy()
+        start[:, flat] = np.random.default_rng(seed).normal(size=(len(start), int(flat.sum())))
     graph = fuzzy_graph(frame.nearest(features, k=NUM_NEIGHBOURS))
     if init is None:
         start = 10.0 * (start - start.min(axis=0)) / np.ptp(start, axis=0)
-    return lay_out(graph, start, num_epochs=NUM_EPOCHS, min_dist=MIN_DIST, seed=seed)
+    return lay_out(graph, start, num_epochs=NUM_EPOCHS, min_dist=min_dist, seed=seed)
 
 
 def place(frame: Frame, frame_map: F32, queries: F32) -> F32:
@@ -60,15 +61,15 @@ def _weighted(near: Neighbours, frame_map: F32) -> F32:
     return position
 
 
-def principal_axes(features: F32) -> F32:
-    """The first two principal components, scaled to a half-width of 10: float32 [s, 2].
+def principal_axes(features: F32, *, num_axes: int = 2) -> F32:
+    """The first principal components, scaled to a half-width of 10: float32 [s, num_axes].
 
     Each axis points to where its largest loading is positive, so that runs on similar data agree on left and right.
     """
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     _, vectors = np.linalg.eigh(centred.T @ centred)
-    axes = vectors[:, ::-1][:, :2]
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])
+    axes = vectors[:, ::-1][:, :num_axes]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(num_axes)])
     position = centred @ axes
     widest = np.abs(position).max(initial=0.0)
     scaled: F32 = (position * (10.0 / max(widest, 1e-12))).astype(np.float32)

@@ -15,7 +15,6 @@ from attn_assets.discovery.lineage import NOISE, UNSEEN
 from attn_assets.discovery.renewal import LastMap
 from attn_core.bundle import Bundle
 from attn_core.errors import BundleError
-from attn_core.features import NUM_FEATURES
 
 FORMER = "former_cluster_id"
 """Column of `embeddings.parquet`: the cluster, gone since, that the row was last of; null for most rows."""
@@ -63,25 +62,35 @@ def previous_of(rows: pa.Table, bundle: Bundle | None) -> Previous:
     )
 
 
-def last_map_of(rows: pa.Table, bundle: Bundle | None) -> LastMap | None:
-    """Where the last run's map had this window's rows, and its anchors; None without a bundle."""
-    if bundle is None:
+def rested_on(bundle: Bundle) -> str | None:
+    """What the last run's map rests on (`attn_assets.discovery.frame.Anchors`); None: an older version's."""
+    found = bundle.manifest.get("rests_on")
+    return found if isinstance(found, str) else None
+
+
+def last_map_of(rows: pa.Table, bundle: Bundle | None, *, rests_on: str) -> LastMap | None:
+    """Where the last run's map had this window's rows, and its anchors; None without a bundle whose map rests on this.
+
+    Places on a map of other sketches say nothing of this one.
+    """
+    if bundle is None or rested_on(bundle) != rests_on:
         return None
     old = bundle.table("embeddings")
     found, where = row_of_each(rows, old, keys=("request_id", "step"))
     return LastMap(positions=_positions(old, ("x", "y"), found, where), anchors=_anchors(bundle, FRAME))
 
 
-def last_request_map_of(request_ids: pa.Array, bundle: Bundle | None) -> LastMap | None:
+def last_request_map_of(request_ids: pa.Array, bundle: Bundle | None, *, rests_on: str) -> LastMap | None:
     """The same for the map of requests, whose frame only the manifest tells of; an older version's bundle has none."""
     frame = None if bundle is None else bundle.manifest.get("request_frame")
-    if bundle is None or not isinstance(frame, Mapping):
+    if bundle is None or not isinstance(frame, Mapping) or rested_on(bundle) != rests_on:
         return None
     old = bundle.table("requests")
     found, where = row_of_each(pa.table({"request_id": request_ids}), old, keys=("request_id",))
     birth = frame["trustworthiness_at_birth"]
     anchors = Anchors(
-        features=np.zeros((0, NUM_FEATURES), dtype=np.float32),
+        features=np.zeros((0, 0), dtype=np.float32),
+        rests_on=rests_on,
         positions=np.zeros((0, 2), dtype=np.float32),
         since_us=int(frame["since_us"]),
         trustworthiness=float("nan") if birth is None else float(birth),

@@ -1,8 +1,4 @@
-"""Prototypes: the few points of the feature space that stand for a cluster when it is served, and real rows near them.
-
-A cluster of HDBSCAN may have any shape, so one centre is not enough: it is covered with k-means centres of its members.
-So are the rows of no cluster, in the same density: what lies nearer to one of those is not claimed.
-"""
+"""Prototypes: real tokens, spread over a cluster, that show what is in it; the most central ones are its exemplars."""
 
 from __future__ import annotations
 
@@ -14,8 +10,7 @@ from scipy.spatial import cKDTree  # type: ignore[import-untyped]
 
 from attn_assets.discovery.neighbours import Frame
 
-MAX_TOTAL = 1536
-"""The served classifier multiplies every vector with every prototype, so their number bounds its cost."""
+MOST_PER_CLUSTER = 24
 ROWS_PER_PROTOTYPE = 6
 LEAST_PER_CLUSTER = 4
 NUM_ROUNDS = 12
@@ -23,62 +18,65 @@ MOST_SPREAD_STARTS = 64
 """Up to this many centres start far apart (k-means++); more cover the points well enough when drawn at random."""
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prototypes:
-    """p prototypes of c clusters, those of one cluster together."""
+    """p rows of c clusters, those of one cluster together."""
 
-    points: F32
-    """[p, d]"""
-    start: I32
-    """[c], first prototype of each cluster."""
-    nearest_row: I32
-    """[p], the member row that lies nearest to each prototype."""
-    unclaimed: F32
-    """[q, d], of the rows that are of no cluster."""
+    row: I64
+    """[p], places among the rows that were given."""
+    cluster: I32
+    """[p], ascending."""
+    weight: I64
+    """[p], members that lie nearest to it."""
 
-    @property
-    def cluster(self) -> I32:
-        """[p], the cluster number (0..c-1) of each prototype."""
-        counts = np.diff(self.start, append=len(self.points))
-        return np.repeat(np.arange(len(self.start), dtype=np.int32), counts)
+    def of(self, cluster: int) -> slice:
+        """The prototypes of one cluster."""
+        first, last = np.searchsorted(self.cluster, [cluster, cluster + 1])
+        return slice(int(first), int(last))
 
 
-def tile_clusters(features: F32, labels: I32, *, num_clusters: int, seed: int) -> Prototypes:
-    """Prototypes of clusters 0..c-1 of float32 [m, d]; `labels` is int32 [m], -1 for noise."""
-    points, start, nearest = [], [], []
-    total = 0
-    share = min(MAX_TOTAL / max(len(labels), 1), 1 / ROWS_PER_PROTOTYPE)
+def spread_over(points: F32, labels: I32, *, num_clusters: int, seed: int) -> Prototypes:
+    """Prototypes of clusters 0..c-1 of float32 [m, d]; `labels` is int32 [m], -1 for noise.
+
+    The members that lie nearest to the k-means centres of each cluster.
+    """
+    row, cluster_of, weight = [], [], []
     for cluster in range(num_clusters):
         members = np.flatnonzero(labels == cluster)
-        count = max(int(share * len(members)), min(LEAST_PER_CLUSTER, len(members) // 2), 1)
-        centres = k_means(features[members], count=count, seed=seed + cluster)
-        _, row = cKDTree(features[members]).query(centres)
-        points.append(centres)
-        nearest.append(members[row])
-        start.append(total)
-        total += len(centres)
-    empty = np.zeros((0, features.shape[1]), dtype=np.float32)
-    tiles = np.concatenate(points) if points else empty
+        count = max(min(len(members) // ROWS_PER_PROTOTYPE, MOST_PER_CLUSTER), min(LEAST_PER_CLUSTER, len(members)))
+        centres = k_means(points[members], count=count, seed=seed + cluster)
+        tree = cKDTree(centres)
+        _, nearest = cKDTree(points[members]).query(centres)
+        nearest, first = np.unique(nearest, return_index=True)
+        _, cell = tree.query(points[members])
+        row.append(members[nearest])
+        weight.append(np.bincount(cell, minlength=len(centres))[first])
+        cluster_of.append(np.full(len(nearest), cluster, dtype=np.int32))
+    none = np.zeros(0, dtype=np.int64)
     return Prototypes(
-        points=tiles,
-        start=np.array(start, dtype=np.int32),
-        nearest_row=np.concatenate(nearest).astype(np.int32) if nearest else np.zeros(0, dtype=np.int32),
-        unclaimed=_tile_unclaimed(features, labels, tiles, share=share, seed=seed + num_clusters),
+        row=np.concatenate([*row, none]).astype(np.int64),
+        cluster=np.concatenate([*cluster_of, none]).astype(np.int32),
+        weight=np.concatenate([*weight, none]).astype(np.int64),
     )
 
 
-def _tile_unclaimed(features: F32, labels: I32, tiles: F32, *, share: float, seed: int) -> F32:
-    """[q, d]: centres of the rows of no cluster, without those that more members than such rows lie nearest to."""
-    none = np.flatnonzero(labels < 0)
-    count = int(share * len(none))
-    if not len(tiles) or count == 0:
-        return np.zeros((0, features.shape[1]), dtype=np.float32)
-    centres = k_means(features[none], count=count, seed=seed)
-    cell = Frame(np.concatenate([tiles, centres])).nearest(features, k=1).index[:, 0] - len(tiles)
-    balance = np.bincount(cell[cell >= 0], weights=np.where(labels < 0, 1, -1)[cell >= 0], minlength=len(centres))
-    return centres[balance > 0]
+def exemplar_rows(
+    prototypes: Prototypes, points: F32, labels: I32, *, num_clusters: int, count: int = 5
+) -> list[list[int]]:
+    """For each cluster up to `count` of its rows: the most central one first, then those that most lie nearest to."""
+    chosen: list[list[int]] = []
+    for cluster in range(num_clusters):
+        members = np.flatnonzero(labels == cluster)
+        centre = points[members].mean(axis=0, dtype=np.float64)
+        central = int(members[((points[members] - centre) ** 2).sum(axis=1).argmin()])
+        mine = prototypes.of(cluster)
+        order = np.argsort(-prototypes.weight[mine], kind="stable")
+        rows = [central, *(int(row) for row in prototypes.row[mine][order])]
+        chosen.append(list(dict.fromkeys(rows))[:count])
+    return chosen
 
 
 def k_means(points: F32, *, count: int, seed: int) -> F32:
@@ -108,21 +106,3 @@ def _far_apart(data: npt.NDArray[np.float64], *, count: int, rng: np.random.Gene
         centres = np.vstack([centres, chosen])
         squared = np.minimum(squared, ((data - chosen) ** 2).sum(axis=1))
     return centres
-
-
-def exemplar_rows(
-    prototypes: Prototypes, features: F32, labels: I32, *, num_clusters: int, count: int = 5
-) -> list[list[int]]:
-    """For each cluster up to `count` of its rows: the most central one first, then those at its largest prototypes."""
-    chosen: list[list[int]] = []
-    ends = np.append(prototypes.start[1:], len(prototypes.points))
-    for cluster in range(num_clusters):
-        members = np.flatnonzero(labels == cluster)
-        centre = features[members].mean(axis=0, dtype=np.float64)
-        central = int(members[((features[members] - centre) ** 2).sum(axis=1).argmin()])
-        mine = slice(int(prototypes.start[cluster]), int(ends[cluster]))
-        _, cell = cKDTree(prototypes.points[mine]).query(features[members])
-        order = np.argsort(-np.bincount(cell, minlength=mine.stop - mine.start), kind="stable")
-        rows = [central, *(int(row) for row in prototypes.nearest_row[mine][order])]
-        chosen.append(list(dict.fromkeys(rows))[:count])
-    return chosen

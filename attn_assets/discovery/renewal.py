@@ -7,6 +7,7 @@
 | renewed  | it is less, and a whole layout is better by `MIN_GAIN`: that one is taken, and starts a new frame  |
 | kept     | it is less, but a whole layout is no better: the rows have changed, not the map; followed again    |
 | resumed  | hardly a row of the last map is in the window: followed from where its anchors would place the rows |
+| new_space | the last map rests on another matrix's sketches, or on the averages: its places say nothing here  |
 """
 
 from __future__ import annotations

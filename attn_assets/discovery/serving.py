@@ -1,156 +1,216 @@
-"""The served classifier's clusters: fitted to the offline labels, judged on rows that it has not seen.
+"""The served classifier of a window: its landmarks, what their votes are worth, and how good they are.
 
-Prototypes and radii come from 70% of the sample, the confidence of a cluster from 15%, the figures from the last 15%.
-The offline label of a row is its HDBSCAN cluster. Zones need no fit here: served and offline zones are one formula.
+A vote's worth is learned on the landmarks themselves, each asked as if it were none: with what chance its nearest
+others give it the label that HDBSCAN gave it. Zones need no fit here: served and offline zones are one formula.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from attn_assets.discovery.neighbours import Frame
-from attn_assets.discovery.prototypes import Prototypes, tile_clusters
+from attn_assets.discovery.clustering import NOISE
+from attn_assets.discovery.grouping import MAX_LANDMARKS, Votes, cells_of, others_near, votes
+from attn_assets.discovery.learned_space import Coordinates, coordinates, own_sketches
+from attn_assets.discovery.models import Models
+from attn_assets.discovery.neighbours import Neighbours
 from attn_assets.discovery.quality import expected_calibration_error, reliability
-from attn_assets.discovery.sample import split_rows
+from attn_assets.discovery.sample import lasting_rows, split_rows
+from attn_assets.discovery.window import Window
 from attn_core.baseline import Baseline, baseline_from_answers
-from attn_core.classify import NO_CLUSTER, UNPROVEN, Classified, Classifier, ClassifierArrays, no_clusters
+from attn_core.classify import Classifier, ClassifierArrays
+from attn_core.landmarks import LEAST_SHARE, Landmarks
+from attn_core.space import Space
 
-SPLIT = (0.7, 0.15, 0.15)
-LEAST_RADIUS = 1e-4
-ROOM = 1.1
-"""A cluster reaches this much past its farthest member: what lies beyond is of a kind that was not seen."""
+UNPROVEN = 0.5
+"""The chance where nothing is known."""
 NUM_KNOTS = 12
 MIN_ROWS_PER_KNOT = 25
 PRIOR_WEIGHT = 2.0
 """Rows' worth of belief in the overall accuracy that each knot of a confidence curve starts from."""
+_SEED = 0x6C616E646D61726B
+"""Another one than the sample's, which landmarks are drawn from."""
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """m sample rows with all that is known of them offline."""
-
-    vectors: F32
-    context_len: npt.NDArray[np.int64]
-    sink_mass: F32
-    features: F32
-    labels: I32
-    """Cluster number within the run, -1 for noise."""
-
-    def rows(self, index: npt.NDArray[np.int64]) -> Labelled:
-        """These rows only."""
-        return Labelled(**{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
+I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """How well a classifier does on rows that had no part in it; None where no row could tell."""
+    """How often the nearest other landmarks find a landmark's own label; None where none could tell."""
 
     cluster_agreement: float | None
-    """Share of held-out rows in a cluster offline that are given that cluster."""
+    """Of those in a cluster."""
     noise_agreement: float | None
-    """Share of held-out noise rows that no cluster claims."""
+    """Of those in none: share that no cluster claims."""
     cluster_ece: float | None
-    """Expected calibration error of `cluster_confidence`."""
+    """Expected calibration error of `cluster_confidence`, learned on half of the landmarks, judged on the others."""
     num_judged: int
     reliability: list[dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class LandmarkRows:
+    """l rows of a window that others are compared with."""
+
+    row: I64
+    """[l], places in the window, ascending."""
+    at: Coordinates
+    """Theirs."""
+    position: F32
+    """[l, 2], on the map."""
+    averages_cell: I32
+    sketch_cell: I32 | None
+
+    @classmethod
+    def chosen(
+        cls,
+        window: Window,
+        models: Models,
+        space: Space,
+        *,
+        in_sample: npt.NDArray[np.bool_],
+        row_ids: I64,
+        positions: F32,
+    ) -> LandmarkRows:
+        """At most `MAX_LANDMARKS` rows of the map's sample, the same ones from window to window."""
+        sampled = np.flatnonzero(in_sample)
+        rows = sampled[lasting_rows(row_ids[sampled], size=MAX_LANDMARKS, seed=_SEED)]
+        at = coordinates(window, models, space, rows)
+        return cls(
+            row=rows,
+            at=at,
+            position=positions[rows],
+            averages_cell=cells_of(at.averages, seed=0),
+            sketch_cell=None if at.sketch is None else cells_of(at.sketch, seed=0),
+        )
+
+    def arrays(self, labels: I32, *, cluster_ids: I32) -> ClassifierArrays:
+        """The classifier with these labels, int32 [l], places in `cluster_ids`, before its votes' worth is known."""
+        found = {
+            name: self._landmarks(name, labels, told)
+            for name, told in self.votes(labels, num_clusters=len(cluster_ids)).items()
+        }
+        return ClassifierArrays(cluster_ids=cluster_ids.astype(np.int32), **found)
+
+    def votes(self, labels: I32, *, num_clusters: int) -> dict[str, Votes]:
+        """What each landmark's nearest others say of it, by their averages and, where there are any, their sketches."""
+        return {name: votes(near, labels, num_clusters=num_clusters) for name, near in self._near.items()}
+
+    @cached_property
+    def _near(self) -> dict[str, Neighbours]:
+        found = {"averages": others_near(self.at.averages)}
+        return found if self.at.sketch is None else {**found, "sketch": others_near(self.at.sketch)}
+
+    def _landmarks(self, name: str, labels: I32, told: Votes) -> Landmarks:
+        points, cell = getattr(self.at, name), getattr(self, f"{name}_cell")
+        order = np.argsort(cell, kind="stable")
+        start = np.searchsorted(cell[order], np.arange(int(cell.max(initial=-1)) + 1))
+        return replace(
+            Landmarks.none(points.shape[1]),
+            rows=np.ascontiguousarray(points[order]),
+            label=labels[order].astype(np.int32),
+            position=np.ascontiguousarray(self.position[order]),
+            cell_start=start.astype(np.int32),
+            reach=told.reach,
+        )
+
+    def table(self, labels: I32) -> pa.Table:
+        """What `from_table` takes: a row a landmark."""
+        none = pa.nulls(len(self.row), pa.int32())
+        return pa.table(
+            {
+                "row": pa.array(self.row, pa.int64()),
+                "label": pa.array(labels, pa.int32()),
+                "averages_cell": pa.array(self.averages_cell, pa.int32()),
+                "sketch_cell": none if self.sketch_cell is None else pa.array(self.sketch_cell, pa.int32()),
+            }
+        )
+
+    @classmethod
+    def from_table(
+        cls, table: pa.Table, window: Window, models: Models, space: Space, *, positions: F32
+    ) -> tuple[LandmarkRows, I32]:
+        """The landmarks of `table` and their labels."""
+        rows = table.column("row").to_numpy().astype(np.int64)
+        at = coordinates(window, models, space, rows)
+        cell = table.column("averages_cell").to_numpy().astype(np.int32)
+        sketch_cell = None if at.sketch is None else table.column("sketch_cell").to_numpy().astype(np.int32)
+        found = cls(row=rows, at=at, position=positions[rows], averages_cell=cell, sketch_cell=sketch_cell)
+        return found, table.column("label").to_numpy().astype(np.int32)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Served:
-    """A classifier, its prototypes and its figures."""
+    """A classifier, its figures, and what it answered on the landmarks, each asked as if it were none."""
 
     arrays: ClassifierArrays
-    prototypes: Prototypes
-    """`nearest_row` counts in the rows that were given to `fit`."""
     figures: Figures
     baseline: Baseline
-    """What it answered on the rows that judged it."""
 
 
-def fit(rows: Labelled, *, cluster_ids: I32, seed: int) -> Served:
-    """The served classifier of clusters 0..c-1, whose stable ids these are."""
-    fit_part, curve_part, judge_part = split_rows(len(rows.labels), shares=SPLIT, seed=seed)
-    # A cluster must keep members to be tiled with: those of small clusters may all lie in the other parts.
-    lacking = np.setdiff1d(np.arange(len(cluster_ids)), rows.labels[fit_part])
-    if len(lacking):
-        fit_part = np.union1d(fit_part, np.flatnonzero(np.isin(rows.labels, lacking)))
-    fitting = rows.rows(fit_part)
-    tiles = tile_clusters(fitting.features, fitting.labels, num_clusters=len(cluster_ids), seed=seed)
-    arrays = ClassifierArrays(
-        prototypes=tiles.points,
-        prototype_start=tiles.start,
-        cluster_ids=cluster_ids.astype(np.int32),
-        cluster_radius=_radii(tiles, fitting.features, fitting.labels),
-        cluster_curve=no_clusters().cluster_curve,
-        unclaimed_prototypes=tiles.unclaimed,
-    )
-    arrays = _with_confidence(arrays, rows.rows(curve_part), cluster_ids=cluster_ids)
-    judging = rows.rows(judge_part)
-    answers = _classified(arrays, judging)
+def served(landmarks: LandmarkRows, labels: I32, *, cluster_ids: I32) -> Served:
+    """The served classifier of clusters 0..c-1, whose stable ids these are; `labels` int32 [l], -1 for noise."""
+    arrays = landmarks.arrays(labels, cluster_ids=cluster_ids)
+    found = landmarks.votes(labels, num_clusters=len(cluster_ids))
+    for name, one in found.items():
+        claimed, unclaimed = curves(one, labels)
+        part = replace(getattr(arrays, name), claimed_curve=claimed, unclaimed_curve=unclaimed)
+        arrays = replace(arrays, **{name: part})
+    main = found.get("sketch", found["averages"])
+    answers = np.append(cluster_ids, np.int32(NOISE))[main.answer]
     return Served(
         arrays=arrays,
-        prototypes=replace(tiles, nearest_row=fit_part[tiles.nearest_row].astype(np.int32)),
-        figures=figures_of(answers, judging, cluster_ids=cluster_ids),
-        baseline=baseline_from_answers(judging.features, answers.cluster_id, cluster_ids=cluster_ids),
+        figures=figures_of(main, labels),
+        baseline=baseline_from_answers(landmarks.at.averages, answers, cluster_ids=cluster_ids),
     )
 
 
-def figures_of(answers: Classified, rows: Labelled, *, cluster_ids: I32) -> Figures:
-    """Agreement of these answers with the rows' offline labels, and how far the confidence is from it."""
-    same, inside = answers.cluster_id == _offline(rows, cluster_ids), rows.labels >= 0
+def label_rows(
+    window: Window, models: Models, space: Space, arrays: ClassifierArrays, rows: I64, *, threads: int
+) -> I32:
+    """int32 [r]: the cluster ids of these rows, as the sidecar would say."""
+    classifier = Classifier(arrays, run_id=None, space=space)
+    sketch, found = own_sketches(window, space), np.full(len(rows), NOISE, dtype=np.int32)
+    for number, name in enumerate(models.names):
+        mine = np.flatnonzero(models.of_row[rows] == number)
+        chosen = rows[mine]
+        found[mine], _ = classifier.clusters_of(
+            window.vectors[chosen],
+            context_len=window.given_context_len[chosen],
+            sink_mass=window.given_sink_mass[chosen],
+            head_sketch=sketch[chosen],
+            head_projection=space.projection,
+            model_id=name,
+            threads=threads,
+        )
+    return found
+
+
+def figures_of(found: Votes, labels: I32) -> Figures:
+    """Agreement of these votes with the landmarks' own labels, and how far the confidence is from it."""
+    same, inside = found.answer == labels, labels >= 0
+    learned, judged = split_rows(len(labels), shares=(0.5, 0.5), seed=0)
+    confidence = _confidence(found, *curves(found.rows(learned), labels[learned]))
     return Figures(
         cluster_agreement=_share(same[inside]),
         noise_agreement=_share(same[~inside]),
-        cluster_ece=expected_calibration_error(answers.cluster_confidence, same) if len(same) else None,
+        cluster_ece=expected_calibration_error(confidence[judged], same[judged]) if len(judged) else None,
         num_judged=len(same),
-        reliability=reliability(answers.cluster_confidence, same),
+        reliability=reliability(confidence[judged], same[judged]),
     )
 
 
-def _classified(arrays: ClassifierArrays, rows: Labelled) -> Classified:
-    return Classifier(arrays, run_id=None).classify(
-        rows.vectors, context_len=rows.context_len, sink_mass=rows.sink_mass
-    )
-
-
-def _offline(rows: Labelled, cluster_ids: I32) -> I32:
-    """[m], the stable id of each row's cluster, -1 for noise."""
-    return np.append(cluster_ids, NO_CLUSTER).astype(np.int32)[rows.labels]
-
-
-def _share(right: npt.NDArray[np.bool_]) -> float | None:
-    return float(right.mean()) if len(right) else None
-
-
-def _radii(tiles: Prototypes, features: F32, labels: I32) -> F32:
-    """[c], how far a row may lie from the nearest prototype of each cluster to be of a kind that was seen there."""
-    radii = np.full(len(tiles.start), LEAST_RADIUS, dtype=np.float32)
-    ends = np.append(tiles.start[1:], len(tiles.points))
-    for cluster in range(len(radii)):
-        members = np.flatnonzero(labels == cluster)
-        mine = Frame(tiles.points[tiles.start[cluster] : ends[cluster]])
-        reach = float(mine.nearest(features[members], k=1).distance.max(initial=0.0))
-        radii[cluster] = max(ROOM * reach, LEAST_RADIUS)
-    return radii
-
-
-def _with_confidence(arrays: ClassifierArrays, rows: Labelled, *, cluster_ids: I32) -> ClassifierArrays:
-    """The curve from depth to the chance that the cluster is the offline one, and the chance of there being none."""
-    # With depth as the confidence the classifier says how deep each row lies.
-    plain = replace(arrays, cluster_curve=np.array([[0.0, 1.0], [0.0, 1.0]], dtype=np.float32))
-    answers = _classified(plain, rows)
-    right, claimed = answers.cluster_id == _offline(rows, cluster_ids), answers.cluster_id != NO_CLUSTER
-    none_right = (right[~claimed].sum() + PRIOR_WEIGHT * UNPROVEN) / ((~claimed).sum() + PRIOR_WEIGHT)
-    return replace(
-        arrays,
-        cluster_curve=confidence_curve(answers.cluster_confidence[claimed], right[claimed]),
-        unclaimed_confidence=np.array([none_right], dtype=np.float32),
-    )
+def curves(found: Votes, labels: I32) -> tuple[F32, F32]:
+    """`attn_core.landmarks.Landmarks.claimed_curve` and `.unclaimed_curve` from l votes and what was right."""
+    claimed, right = found.answer >= 0, found.answer == labels
+    of_none = np.where(found.share >= LEAST_SHARE - 1e-9, 0.0, found.share)[~claimed].astype(np.float32)
+    none = confidence_curve(-of_none, right[~claimed])
+    return confidence_curve(found.share[claimed], right[claimed]), np.array([-none[0, ::-1], none[1, ::-1]])
 
 
 def confidence_curve(score: F32, right: npt.NDArray[np.bool_]) -> F32:
@@ -159,7 +219,7 @@ def confidence_curve(score: F32, right: npt.NDArray[np.bool_]) -> F32:
     Few rows give few knots, each drawn towards the overall share; none give `UNPROVEN`.
     """
     if not len(score):
-        return no_clusters().cluster_curve
+        return np.array([[0.0], [UNPROVEN]], dtype=np.float32)
     order = np.argsort(score, kind="stable")
     parts = np.array_split(order, int(np.clip(len(order) // MIN_ROWS_PER_KNOT, 1, NUM_KNOTS)))
     overall = (right.sum() + PRIOR_WEIGHT * UNPROVEN) / (len(right) + PRIOR_WEIGHT)
@@ -178,3 +238,14 @@ def never_falling(height: npt.NDArray[np.float64], weight: npt.NDArray[np.float6
             (v1, m1, n1), (v2, m2, n2) = blocks[-2:]
             blocks[-2:] = [((v1 * m1 + v2 * m2) / (m1 + m2), m1 + m2, n1 + n2)]
     return np.repeat([value for value, _, _ in blocks], [count for _, _, count in blocks])
+
+
+def _confidence(found: Votes, claimed: F32, unclaimed: F32) -> npt.NDArray[np.float64]:
+    """[l], as `attn_core.row_loops` reads it from the curves."""
+    share = found.share.astype(np.float64)
+    of_none = np.where((found.answer < 0) & (share >= LEAST_SHARE - 1e-9), 0.0, share)
+    return np.where(found.answer >= 0, np.interp(share, *claimed), np.interp(of_none, *unclaimed))
+
+
+def _share(right: npt.NDArray[np.bool_]) -> float | None:
+    return float(right.mean()) if len(right) else None

@@ -13,11 +13,12 @@ import pyarrow as pa
 from attn_assets.discovery.embedding import Embedding
 from attn_assets.discovery.grouping import Grouping
 from attn_assets.discovery.labelling import ClusterZones
-from attn_assets.discovery.lineage import NOISE
-from attn_assets.discovery.prototypes import Prototypes, exemplar_rows
+from attn_assets.discovery.lineage import NOISE, Lineage
+from attn_assets.discovery.prototypes import exemplar_rows, spread_over
 from attn_assets.discovery.window import Window
 from attn_core.classify import cluster_label
 from attn_core.fingerprint import DIM
+from attn_core.space import Space
 from attn_core.zones import CHARACTERISTICS, ZONES, ScoredZones
 
 F32 = npt.NDArray[np.float32]
@@ -45,12 +46,17 @@ def zone_array(zone_index: npt.NDArray[np.int8]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(zone_index, pa.int8()), pa.array(ZONES, pa.string()))
 
 
-def located_rows(rows: pa.Table, embedding: Embedding) -> pa.Table:
-    """The window's rows with their map position and whether the map was fitted on them."""
+def located_rows(rows: pa.Table, embedding: Embedding, *, is_first: npt.NDArray[np.bool_]) -> pa.Table:
+    """The window's rows with their place on the map, whether it was fitted on them, and whether none before equals."""
     x, y = embedding.positions.T
-    for name, column in (("x", x), ("y", y), ("in_sample", embedding.in_sample)):
+    for name, column in (("x", x), ("y", y), ("in_sample", embedding.in_sample), ("is_first", is_first)):
         rows = rows.append_column(name, pa.array(column))
     return rows
+
+
+def space_of(located: pa.Table) -> Space:
+    """The space that the rows were put in."""
+    return Space.from_json(facts_of(located)["space"])
 
 
 def embedding_of(located: pa.Table) -> Embedding:
@@ -60,13 +66,14 @@ def embedding_of(located: pa.Table) -> Embedding:
     return Embedding(positions=positions.astype(np.float32), in_sample=in_sample)
 
 
-def cluster_tables(grouping: Grouping) -> dict[str, pa.Table]:
+def cluster_tables(grouping: Grouping, lineage: Lineage) -> dict[str, pa.Table]:
     """`points`: one row a fingerprint, in the window's order. `clusters`: one row a cluster, in the order of labels."""
-    ancestry = grouping.lineage.clusters
+    ancestry, ids = lineage.clusters, np.append(lineage.ids, np.int32(NOISE)).astype(np.int32)
+    sizes = np.bincount(grouping.labels[grouping.labels >= 0], minlength=len(ancestry))
     clusters = pa.table(
         {
-            "cluster_id": pa.array(grouping.lineage.ids, pa.int32()),
-            "size": pa.array(grouping.sizes, pa.int64()),
+            "cluster_id": pa.array(lineage.ids, pa.int32()),
+            "size": pa.array(sizes, pa.int64()),
             "stability": pa.array(grouping.persistence, pa.float32()),
             "event": pa.array([one.event for one in ancestry], pa.string()),
             "parents": pa.array([list(one.parents) for one in ancestry], pa.list_(pa.int32())),
@@ -75,10 +82,8 @@ def cluster_tables(grouping: Grouping) -> dict[str, pa.Table]:
     )
     points = pa.table(
         {
-            "cluster_id": pa.array(grouping.cluster_ids),
-            "strength": pa.array(grouping.strength, pa.float32()),
-            "former_cluster_id": pa.array(grouping.lineage.former, mask=grouping.lineage.former == NOISE),
-            "is_first": pa.array(grouping.is_first),
+            "cluster_id": pa.array(ids[grouping.labels], pa.int32()),
+            "former_cluster_id": pa.array(lineage.former, mask=lineage.former == NOISE),
         }
     )
     return {"points": points, "clusters": clusters}
@@ -129,9 +134,14 @@ def bundle_tables(
     window: Window,
     clusters: Mapping[str, pa.Table],
     zones: Mapping[str, pa.Table],
-    prototypes: Prototypes,
+    sample: npt.NDArray[np.int64],
+    points: F32,
 ) -> dict[str, pa.Table]:
-    """The four tables of a bundle by name; `prototypes.nearest_row` counts in the window's rows."""
+    """The four tables of a bundle by name.
+
+    Prototypes and exemplars are among `sample`, int64 [s], rows of the window that lie at `points` [s, d] in its space
+    and hold a member of every cluster.
+    """
     labels = labels_of(clusters)
     positions = embedding_of(located).positions
     embeddings = pa.table(
@@ -145,7 +155,8 @@ def bundle_tables(
         }
     )
     ids = clusters["clusters"].column("cluster_id").to_numpy()
-    nearest = prototypes.nearest_row
+    prototypes = spread_over(points, labels[sample], num_clusters=len(ids), seed=0)
+    nearest = sample[prototypes.row]
     prototype_table = pa.table(
         {
             "cluster_id": pa.array(ids[prototypes.cluster], pa.int32()),
@@ -156,7 +167,16 @@ def bundle_tables(
     )
     return {
         "embeddings": embeddings,
-        "clusters": _published_clusters(located, window, clusters, zones, labels, prototypes, positions),
+        "clusters": _published_clusters(
+            located,
+            window,
+            clusters,
+            zones,
+            labels,
+            exemplars=exemplar_rows(prototypes, points, labels[sample], num_clusters=len(ids)),
+            sample=sample,
+            positions=positions,
+        ),
         "prototypes": prototype_table,
         "requests": request_table(located, zones["points"].column("zone"), clusters["requests"], zones["requests"]),
     }
@@ -168,7 +188,9 @@ def _published_clusters(
     clusters: Mapping[str, pa.Table],
     zones: Mapping[str, pa.Table],
     labels: npt.NDArray[np.int32],
-    prototypes: Prototypes,
+    *,
+    exemplars: list[list[int]],
+    sample: npt.NDArray[np.int64],
     positions: F32,
 ) -> pa.Table:
     found, zone = clusters["clusters"], zones["clusters"]
@@ -179,9 +201,9 @@ def _published_clusters(
     np.add.at(sums, labels[labels >= 0], columns[labels >= 0])
     centre = (sums / sizes).astype(np.float32)
     request_ids, steps = located.column("request_id"), located.column("step")
-    exemplars = [
-        [{"request_id": request_ids[row].as_py(), "step": steps[row].as_py()} for row in rows]
-        for rows in exemplar_rows(prototypes, window.features, labels, num_clusters=count)
+    shown = [
+        [{"request_id": request_ids[row].as_py(), "step": steps[row].as_py()} for row in sample[rows].tolist()]
+        for rows in exemplars
     ]
     lineage = [
         {"event": event, "parents": parents, "overlap": overlap}
@@ -203,7 +225,7 @@ def _published_clusters(
             "centroid_x": pa.array(centre[:, DIM]),
             "centroid_y": pa.array(centre[:, DIM + 1]),
             "stability": found.column("stability"),
-            "exemplars": pa.array(exemplars, exemplar_type),
+            "exemplars": pa.array(shown, exemplar_type),
             "lineage": pa.array(lineage, parents_type),
         }
     )

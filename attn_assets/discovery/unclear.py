@@ -31,11 +31,11 @@ def without_clusters(clusters: Tables, zones: Tables, *, agreement: float) -> tu
     place = points.schema.get_field_index("cluster_id")
     none = pa.array(np.full(points.num_rows, -1), points.schema.field(place).type)
     points = points.set_column(place, points.schema.field(place), none)
-    place = points.schema.get_field_index("strength")
-    points = points.set_column(place, points.schema.field(place), pa.array(np.zeros(points.num_rows), pa.float32()))
+    landmarks = clusters["landmarks"]
+    landmarks = landmarks.set_column(1, "label", pa.array(np.full(landmarks.num_rows, -1), pa.int32()))
     emptied = {name: clusters[name].slice(0, 0) for name in ("clusters", "lineage")}
     return (
-        {**clusters, **emptied, "points": with_facts(points, {**facts, "metrics": metrics})},
+        {**clusters, **emptied, "landmarks": landmarks, "points": with_facts(points, {**facts, "metrics": metrics})},
         {**zones, **{name: zones[name].slice(0, 0) for name in ("clusters", "zone_labels")}},
     )
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from attn_assets.discovery.models import Models
 from attn_assets.discovery.window import Window
 from attn_core.sinkfree import sink_free
-from attn_core.zones import NUM_EVIDENCE, ScoredZones, ZoneFormula, ZoneFormulas, model_name
+from attn_core.usual import usual_of
+from attn_core.zones import NUM_EVIDENCE, ScoredZones, UsualHeads, ZoneFormula, ZoneFormulas, model_name
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -35,22 +36,6 @@ def characteristics(window: Window) -> F64:
     return np.column_stack([free.shares, free.evenness, window.given_periodicity])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Models:
-    """Which model each of m rows is of."""
-
-    names: Sequence[str | None]
-    """[k], model ids as stored; None: not known."""
-    of_row: npt.NDArray[np.int64]
-    """[m], index into `names`."""
-
-    @classmethod
-    def from_column(cls, column: pa.ChunkedArray) -> Models:
-        """From a column of model ids."""
-        encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
-        return cls(names=encoded.dictionary.to_pylist(), of_row=np.asarray(encoded.indices, dtype=np.int64))
-
-
 def learn_formulas(
     window: Window, models: Models, *, base: Callable[[str], ZoneFormula], default: ZoneFormula
 ) -> ZoneFormulas:
@@ -65,19 +50,37 @@ def learn_formulas(
     for name in sorted(known):
         same = np.array([one is not None and model_name(one) == name for one in models.names])
         mine = complete & same[models.of_row]
-        found[name], counts[name] = _learned(base(name), values[mine], window.context_len[mine]), int(mine.sum())
+        heads = _usual_heads(window, np.flatnonzero(mine))
+        found[name] = _learned(base(name), values[mine], window.context_len[mine], heads)
+        counts[name] = int(mine.sum())
     if not found:
-        default = _learned(default, values[complete], window.context_len[complete])
+        default = _learned(
+            default, values[complete], window.context_len[complete], _usual_heads(window, np.flatnonzero(complete))
+        )
     else:
         default = found[max(found, key=lambda name: counts[name])]
     # As they will be read back from the bundle: rows scored here and there get the same bytes.
     return ZoneFormulas.from_json(ZoneFormulas(of_model=found, default=default).as_json())
 
 
-def _learned(formula: ZoneFormula, values: F64, context_len: npt.NDArray[np.int64]) -> ZoneFormula:
+def _learned(
+    formula: ZoneFormula, values: F64, context_len: npt.NDArray[np.int64], heads: UsualHeads | None
+) -> ZoneFormula:
     if len(values) < MIN_LEARNED:
         return formula
-    return formula.with_usual(formula.usual.learned_from(values, context_len))
+    return formula.with_usual(formula.usual.learned_from(values, context_len), heads)
+
+
+def _usual_heads(window: Window, rows: npt.NDArray[np.int64]) -> UsualHeads | None:
+    """What is usual of these rows' head evidence, by the matrix that most of them have; None with too few."""
+    numbers = window.projection_no[rows]
+    counts = np.bincount(numbers[numbers >= 0], minlength=len(window.projections))
+    if not len(counts) or counts.max() < MIN_LEARNED:
+        return None
+    projection = int(counts.argmax())
+    mine = rows[numbers == projection]
+    usual = usual_of(window.zone_evidence[mine], window.context_len[mine])
+    return UsualHeads(projection=window.projections[projection], usual=usual)
 
 
 def zone_rows(window: Window, models: Models, formulas: ZoneFormulas, *, threads: int = 1) -> ZonedRows:
@@ -86,6 +89,7 @@ def zone_rows(window: Window, models: Models, formulas: ZoneFormulas, *, threads
 
     classifier = Classifier(no_clusters(), run_id=None, formulas=formulas)
     m = len(window.vectors)
+    of_projection = {name: number for number, name in enumerate(window.projections)}
     found = ZonedRows(
         zone_index=np.zeros(m, dtype=np.int8),
         confidence=np.zeros(m, dtype=np.float32),
@@ -93,11 +97,16 @@ def zone_rows(window: Window, models: Models, formulas: ZoneFormulas, *, threads
     )
     for number, name in enumerate(models.names):
         mine = np.flatnonzero(models.of_row == number)
+        heads = classifier.formula_of(name).heads
+        projection = None if heads is None else heads.projection
+        told = window.projection_no[mine] == (-2 if projection is None else of_projection.get(projection, -2))
         answer = classifier.classify(
             window.vectors[mine],
             context_len=window.given_context_len[mine],
             sink_mass=window.given_sink_mass[mine],
             periodicity=window.given_periodicity[mine],
+            zone_evidence=np.where(told[:, None], window.zone_evidence[mine], np.float32(np.nan)),
+            head_projection=projection,
             model_id=name,
             threads=threads,
             with_evidence=True,

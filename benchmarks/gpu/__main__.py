@@ -4,7 +4,8 @@
     TRITON_INTERPRET=1 python -m benchmarks.gpu --dry-run         # everything once, tiny, without a GPU
 
 Measured are SGLang's own decode kernels for a step of the Qwen3-1.7B shape (28 layers of 16 heads over 8, head_dim 128,
-bf16, random numbers), replayed from a CUDA graph without and with the capture of 8 layers, in turn. A whole step also
+bf16, random numbers), replayed from a CUDA graph without and with the capture of 8 layers, in turn; the capture makes
+the sketches of single heads as well, and writes out one request's figures. A whole step also
 reads the weights and runs everything else; `share_of_step` adds the time that reading 3.4 GB takes at the bandwidth
 measured here.
 """
@@ -28,9 +29,10 @@ from sglang.kernels.ops.attention.decode_attention import decode_attention_fwd
 
 from attn_kernels.ops.buffers import CaptureShape, positions_to_hold
 from attn_kernels.ops.capture import Capture, store_scores
+from attn_kernels.torch_ops import Projection
 from benchmarks.gpu.exact import summary
 from benchmarks.gpu.interpreter import repair
-from benchmarks.gpu.shapes import NAMED, Shape, check, drawn
+from benchmarks.gpu.shapes import NAMED, Shape, check, drawn, random_projection
 
 LAYERS, CAPTURED, HEADS, KV_HEADS, DIM, SPLITS, TOP_K = 28, 8, 16, 8, 128, 8, 32
 WEIGHT_BYTES = 3.4e9
@@ -63,6 +65,10 @@ class Decode:
         self.logits = torch.zeros(batch, HEADS, SPLITS, DIM, device=device)
         self.lse = torch.zeros(batch, HEADS, SPLITS, device=device)
         self.capture = Capture(_shape(batch=batch, context=context, captured=captured), device=device)
+        projection = random_projection(layers=captured, heads=HEADS, seed=0)
+        own = Projection.of_rank(projection, num_heads=HEADS)
+        self.capture.set_projection(own.matrix, own.offset)
+        self.capture.sample_row(0)
 
     def step(self, *, capturing: bool) -> None:
         """Launch it."""
@@ -102,6 +108,7 @@ def _shape(*, batch: int, context: int, captured: int) -> CaptureShape:
         positions=positions_to_hold(pool_tokens=batch * context, max_rows=batch, max_context=context),
         max_splits=SPLITS,
         top_k=TOP_K,
+        heads=True,
     )
 
 

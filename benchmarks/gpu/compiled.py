@@ -62,7 +62,7 @@ _DECODE = (
 )
 _COMMON = {"MIN_BLOCK_KV": 32, "logit_cap": 0.0, "xai_temperature_len": -1, "PAGE_SIZE": 1, "uneven_batch": None}
 _GROUPED = {**_COMMON, "BLOCK_N": 32, "BLOCK_H": 16, "USE_PDL": False, "forced_kv_splits": 0}
-_ODD = {"batch", "window_extra", "layer", "k"}
+_ODD = {"batch", "window_extra", "layer", "k", "out_stride", "all_heads", "first_head"}
 """Integers that need not be multiples of 16."""
 
 
@@ -84,7 +84,18 @@ def _our_kernels() -> list[tuple[str, Any, dict[str, str], dict[str, Any], int]]
     """Ours, for 256 requests, 8 layers of 16 heads and the 32 most attended positions."""
     rows = {"ROWS": 256, "BLOCK": 128}
     sums = "Scores:F Lse:F NumSplits:I Plan:I Windows:I Weights:F Sinks:F Edges:I Sums:F Records:F Maxima:F"
-    heads = {"LAYERS": 8, "HEADS": 16, "HB": 16, "S": 8, "SP": 8, **rows}
+
+    def summed(*, has_sinks: bool, records: bool, single_heads: bool) -> dict[str, Any]:
+        at_once = finish.heads_at_once(16, has_sinks=has_sinks, single_heads=single_heads)
+        flags = {"HAS_SINKS": has_sinks, "RECORDS": records, "SINGLE_HEADS": single_heads}
+        return {"LAYERS": 8, "HEADS": 16, "HB": at_once, "S": 8, "SP": 8, **flags, **rows}
+
+    without = {"SINGLE_HEADS": False, "HeadMasses": None, "HeadEntropies": None}
+    figures = "HeadMasses:F HeadEntropies:F"
+    finish_rows = "Sums:F Plan:I Records:F Maxima:F SlotLayers:I Out:F capacity k out_stride all_heads first_head"
+    projected = "Matrix:F SampledRow:I Products:F Sampled:F"
+    of_rows = {"K": 32, "CHUNK": 256, "BEST_BLOCKS": True, "LAYERS": 8, "HEADS": 16, "HC": 32, **rows}
+    nothing = dict.fromkeys(("Matrix", "Offset", "SampledRow", "Products", "Sampled"))
     from_q = (
         "Q:B K:B Slots:L SlotRows:I Plan:I Windows:I Scores:F Lse:F layer capacity lse_stride_layer window_extra "
         "stride_q_row stride_q_head stride_k_slot stride_k_head stride_slot_row"
@@ -98,13 +109,26 @@ def _our_kernels() -> list[tuple[str, Any, dict[str, str], dict[str, Any], int]]
         ("plan", scores.plan_kernel, _arguments("SeqLens:L PromptLens:I Asked:I Plan:I Table:I batch capacity"),
          {"Queries": None, "HAS_ASKED": True, "HAS_QUERIES": False, **rows}, 4),
         ("sums and records", finish.sums_kernel, _arguments(f"{sums} {extra}", head_share="fp32"),
-         {"HAS_SINKS": False, "RECORDS": True, **heads}, 4),
+         {**without, **summed(has_sinks=False, records=True, single_heads=False)}, 4),
         ("sums, sink logits, alone", finish.sums_kernel, _arguments(f"{sums} {extra}", head_share="fp32"),
-         {"HAS_SINKS": True, "RECORDS": False, **heads}, 4),
+         {**without, **summed(has_sinks=True, records=False, single_heads=False)}, 4),
+        *(
+            (f"sums{' and records' if records else ''}{', sink logits' if has_sinks else ''}, single heads",
+             finish.sums_kernel, _arguments(f"{sums} {figures} {extra}", head_share="fp32"),
+             summed(has_sinks=has_sinks, records=records, single_heads=True), 4)
+            for has_sinks in (False, True)
+            for records in (False, True)
+        ),
         ("records", finish.records_kernel, _arguments("Sums:F Plan:I Edges:I Records:F Maxima:F"), rows, 4),
-        ("rows", finish.rows_kernel,
-         _arguments("Sums:F Plan:I Records:F Maxima:F SlotLayers:I Out:F capacity k out_stride"),
-         {"K": 32, "CHUNK": 256, "BEST_BLOCKS": True, **rows}, 8),
+        ("rows", finish.rows_kernel, _arguments(finish_rows),
+         {"FROM_PRODUCTS": False, **without, **nothing, **of_rows}, 8),
+        ("rows, single heads", finish.rows_kernel, _arguments(f"{finish_rows} {figures} {projected} Offset:F"),
+         {"SINGLE_HEADS": True, "FROM_PRODUCTS": False, **of_rows}, 8),
+        ("rows, single heads of ranks", finish.rows_kernel,
+         _arguments(f"{finish_rows} {figures} {projected} Offset:F"),
+         {"SINGLE_HEADS": True, "FROM_PRODUCTS": True, **of_rows}, 8),
+        ("heads", finish.heads_kernel, _arguments(f"Plan:I {figures} {projected} all_heads first_head"),
+         {"LAYERS": 8, "HEADS": 16, "HC": 32, **rows}, 4),
         ("scores beside, 16 heads over 8", beside.scores_kernel, _arguments(from_q, scaling="fp32"), grouped, 4),
         ("scores beside, latent 576", beside.scores_kernel, _arguments(from_q, scaling="fp32"), latent, 4),
         ("normaliser", beside.normaliser_kernel, _arguments(f"Scores:F Lse:F Plan:I Windows:I {extra}"),

@@ -64,22 +64,29 @@ def count_accesses() -> Counter:
 
 
 def measure(context: int) -> dict[str, int]:
-    """One request with `context` positions: a layer as it is, a captured one, and what begins and ends a step."""
+    """One request with `context` positions: a layer as it is, a captured one, and what begins and ends a step.
+
+    `finish_bytes` are without single heads, `single_heads_bytes` what those add, the request's figures not asked for.
+    """
     counter = count_accesses()
     rng = np.random.default_rng(0)
 
     def normal(*size: int) -> torch.Tensor:
         return torch.from_numpy(rng.normal(size=size).astype(np.float32)).bfloat16()
 
-    capture = Capture(
-        CaptureShape(
-            layers=tuple(range(CAPTURED)),
-            num_heads=HEADS,
-            max_rows=1,
-            positions=positions_to_hold(pool_tokens=context, max_rows=1, max_context=context),
-            max_splits=SPLITS,
-        ),
-        device="cpu",
+    plain, capture = (
+        Capture(
+            CaptureShape(
+                layers=tuple(range(CAPTURED)),
+                num_heads=HEADS,
+                max_rows=1,
+                positions=positions_to_hold(pool_tokens=context, max_rows=1, max_context=context),
+                max_splits=SPLITS,
+                heads=heads,
+            ),
+            device="cpu",
+        )
+        for heads in (False, True)
     )
     query, keys, values = normal(1, HEADS, DIM), normal(context, KV_HEADS, DIM), normal(context, KV_HEADS, DIM)
     indptr = torch.tensor([0, context], dtype=torch.int32)
@@ -93,18 +100,28 @@ def measure(context: int) -> dict[str, int]:
         )  # fmt: skip
         return counter.take()
 
-    begin = (capture.begin_step(seq_lens=torch.tensor([context]), prompt_lens=splits), counter.take())[1]
+    begin = []
+    for one in (plain, capture):
+        one.begin_step(seq_lens=torch.tensor([context]), prompt_lens=splits)
+        begin.append(counter.take())
+    assert begin[0] == begin[1], "single heads add nothing to a step's beginning"
     stock = decode(torch.zeros(1, HEADS, SPLITS))
     captured = [
         decode(capture.lse(c), score_mod=store_scores, aux_tensors=capture.aux_tensors(c)) for c in range(CAPTURED)
     ]
-    capture.finish(num_splits=splits)
+    plain.buffers.memory.copy_(capture.buffers.memory)
+    plain.buffers.lse.copy_(capture.buffers.lse)
+    finish = []
+    for one in (plain, capture):
+        one.finish(num_splits=splits)
+        finish.append(counter.take())
     return {
         "context": context,
         "stock_layer_bytes": stock,
         "capture_of_layers_bytes": sum(captured) - CAPTURED * stock,
-        "begin_bytes": begin,
-        "finish_bytes": counter.take(),
+        "begin_bytes": begin[0],
+        "finish_bytes": finish[0],
+        "single_heads_bytes": finish[1] - finish[0],
     }
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from benchmarks.gpu.interpreter import repair
-from benchmarks.gpu.shapes import NAMED, Outcome, Shape, check, draw, drawn, tolerance
+from benchmarks.gpu.shapes import DTYPES, NAMED, Outcome, Shape, check, draw, drawn, tolerance
 
 T = TypeVar("T")
 
@@ -46,11 +46,15 @@ def drawn_by_hypothesis(count: int, *, part: int) -> list[Shape]:
     return list(dict.fromkeys(shapes))
 
 
+def _largest(outcome: Outcome) -> float:
+    return max(outcome.max_abs_error, outcome.head_figures_error, outcome.sketch_error)
+
+
 def outcomes(shapes: Sequence[Shape], *, device: str) -> Iterator[tuple[Shape, Outcome]]:
     """Each shape and how far it was off; what is off is said as it is found."""
     for shape in shapes:
         outcome = check(shape, device=device)
-        if outcome.max_abs_error > tolerance(shape) or not (outcome.topk_right and outcome.same_output):
+        if not (_largest(outcome) <= tolerance(shape) and outcome.topk_right and outcome.same_output):
             print(f"off: {shape} {outcome}", file=sys.stderr, flush=True)
         yield shape, outcome
 
@@ -58,21 +62,22 @@ def outcomes(shapes: Sequence[Shape], *, device: str) -> Iterator[tuple[Shape, O
 def summary(done: Sequence[tuple[Shape, Outcome]]) -> dict[str, Any]:
     """The figures: largest errors by type (bf16 with fp8 keys apart), and how many shapes were off."""
 
-    def worst(kind: str) -> float:
-        return max((o.max_abs_error for s, o in done if s.dtype == kind), default=0.0)
+    def worst(kind: str, error: str = "max_abs_error") -> float:
+        return max((getattr(o, error) for s, o in done if s.dtype == kind), default=0.0)
 
     return {
         "num_shapes": len(done),
         "max_abs_error_fp32": worst("fp32"),
         "max_abs_error_bf16": worst("bf16"),
         "max_abs_error_fp8": worst("fp8"),
+        **{f"max_{error}_{t}": worst(t, error) for error in ("head_figures_error", "sketch_error") for t in DTYPES},
         "max_periodicity_error_fp32": max((o.periodicity_error for s, o in done if s.dtype == "fp32"), default=0.0),
         "max_periodicity_error_bf16": max((o.periodicity_error for s, o in done if s.dtype != "fp32"), default=0.0),
         "num_topk_wrong": sum(not o.topk_right for _, o in done),
         "num_outputs_changed": sum(not o.same_output for _, o in done),
-        "num_off": sum(o.max_abs_error > tolerance(s) for s, o in done),
+        "num_off": sum(not _largest(o) <= tolerance(s) for s, o in done),
         "by_kind": {k: sum(s.kind == k for s, _ in done) for k in ("decode", "extend", "unified", "beside")},
-        "worst": [asdict(s) for s, _ in sorted(done, key=lambda one: -one[1].max_abs_error / tolerance(one[0]))[:1]],
+        "worst": [asdict(s) for s, _ in sorted(done, key=lambda one: -_largest(one[1]) / tolerance(one[0]))[:1]],
     }
 
 

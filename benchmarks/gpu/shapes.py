@@ -14,15 +14,18 @@ import torch
 from sglang.kernels.ops.attention.decode_attention import decode_attention_fwd
 from sglang.kernels.ops.attention.extend_attention import extend_attention_fwd, extend_attention_fwd_unified
 
+from attn_core.fingerprint import MID_END
+from attn_core.head_projection import HEAD_FIGURES, NUM_COLUMNS, NUM_HEAD_FIGURES, HeadProjection
 from attn_kernels import reference
 from attn_kernels.ops.buffers import CaptureShape
 from attn_kernels.ops.capture import Capture, Keys, store_scores
-from attn_kernels.torch_ops import Captured
+from attn_kernels.torch_ops import Captured, Projection
 
 T = TypeVar("T")
 KINDS = ("decode", "extend", "unified", "beside")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 SPARE_SLOTS = 64
+LONG = HEAD_FIGURES.index("long_mass")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,8 @@ class Shape:
     """Whether the two halves are launched one by one, as several ranks would."""
     gain: float = 2.0
     """How sharp the attention is."""
+    single_heads: bool = True
+    """Whether the single heads' figures and the sketch are made as well."""
     seed: int = 0
 
 
@@ -66,6 +71,10 @@ class Outcome:
     """Every position returned is one of the k most attended, but for ties within the tolerance, and in order."""
     same_output: bool
     """Whether the stock kernel's output and log-sum-exp are bitwise what they are without the capture."""
+    head_figures_error: float
+    """Over the single heads' masses and entropies of one request; 0 where they are not made."""
+    sketch_error: float
+    """Over the sketches of all requests, of a matrix that leaves them as large as the figures are."""
 
 
 def tolerance(shape: Shape) -> float:
@@ -105,6 +114,7 @@ def draw(choose: Callable[[Sequence[T]], T], *, seed: int) -> Shape:
         paged_table=bool(number((0, 1))),
         halves=bool(number((0, 0, 1))),
         gain=(0.3, 1.0, 2.0, 4.0)[number(range(4))],
+        single_heads=bool(number((0, 1, 1, 1))),
         seed=seed,
     )
 
@@ -117,6 +127,19 @@ def drawn(count: int, *, seed: int = 0) -> list[Shape]:
         return options[int(rng.integers(len(options)))]
 
     return [draw(choose, seed=seed * 100_000 + i) for i in range(count)]
+
+
+def random_projection(*, layers: int, heads: int, seed: int) -> HeadProjection:
+    """One whose sketches are about as large as the figures, for layers 0, 1, ..."""
+    rng = np.random.default_rng(seed)
+    rows = layers * heads * NUM_HEAD_FIGURES
+    return HeadProjection(
+        model="random",
+        layers=tuple(range(layers)),
+        num_heads=heads,
+        matrix=(rng.normal(size=(rows, NUM_COLUMNS)) / np.sqrt(rows)).astype(np.float32),
+        offset=rng.normal(size=NUM_COLUMNS).astype(np.float32),
+    )
 
 
 class Step:
@@ -154,9 +177,10 @@ class Step:
             for _ in range(shape.layers)
         ]
         self.scaling = shape.dim**-0.5
+        self.layer_ids = tuple(c * shape.layers // 8 for c in range(8))
         self.capture = Capture(
             CaptureShape(
-                layers=tuple(c * shape.layers // 8 for c in range(8)),
+                layers=self.layer_ids,
                 num_heads=shape.heads,
                 max_rows=len(self.lens),
                 max_queries=sum(self.new),
@@ -165,9 +189,16 @@ class Step:
                 top_k=shape.top_k,
                 windows=(shape.window,) * 8,
                 has_sinks=shape.sinks,
+                heads=shape.single_heads,
             ),
             device=device,
         )
+        self.projection = random_projection(layers=shape.layers, heads=shape.heads, seed=shape.seed)
+        self.sampled = shape.seed % len(self.lens)
+        if shape.single_heads:
+            own = Projection.of_rank(self.projection, num_heads=shape.heads)
+            self.capture.set_projection(own.matrix, own.offset)
+            self.capture.sample_row(self.sampled)
         for c, sinks in enumerate(self.sinks):
             if sinks is not None:
                 self.capture.buffers.sinks[c] = sinks
@@ -358,20 +389,25 @@ class Step:
                 whole = query.to(torch.float8_e4m3fn).double()
                 keep = 512 if self.mla and shape.kind == "decode" else shape.dim
                 query = torch.cat([whole[:, :keep], query[:, keep:].double()], dim=1)
+            keys = self.keys[c][slots]
+            if shape.kind == "decode" and shape.heads == shape.kv_heads and query.dtype == keys.dtype:
+                # SGLang's decode for one key head a query head rounds each product to the cache's type.
+                query, keys = torch.ones_like(query), keys * query
             sinks = self.sinks[c]
             by_layer.append(
                 reference.probabilities(
                     query.double().cpu().numpy(),
-                    self.keys[c][slots].double().cpu().numpy() * self.k_scale,
+                    keys.double().cpu().numpy() * self.k_scale,
                     scaling=self.scaling,
                     logit_cap=shape.logit_cap,
                     sliding_window=shape.window - 1 + self.window_extra if shape.window >= 0 else -1,
                     sinks=None if sinks is None else sinks.double().cpu().numpy(),
                 )
             )
-        rows = np.stack([by_layer[c * shape.layers // 8] for c in range(8)])
+        rows = np.stack([by_layer[layer] for layer in self.layer_ids])
         mean = rows.mean(axis=(0, 1))
         self.last_p = mean / mean.sum()
+        self.last_figures = reference.head_figures(rows, layers=self.layer_ids).reshape(-1)
         return reference.fingerprint(rows, prompt_len=self.prompt_lens[row], k=shape.top_k)
 
 
@@ -382,11 +418,14 @@ def check(shape: Shape, *, device: str) -> Outcome:
     vector, beside = captured.vector.double().cpu().numpy(), captured.companions.double().cpu().numpy()
     probs, positions = captured.topk_probs.double().cpu().numpy(), captured.topk_positions.cpu().numpy()
     worst, worst_period, right, limit = 0.0, 0.0, True, tolerance(shape)
+    of_heads = SingleHeads(step, captured)
     for row, n in enumerate(step.lens):
         if row == shape.skipped:
             right &= bool(np.isnan(vector[row]).all() and (positions[row] == -1).all())
+            of_heads.skip(row)
             continue
         want = step.expected(row)
+        of_heads.compare(row)
         kept = len(want.topk_probs)
         worst = max(
             worst,
@@ -403,7 +442,51 @@ def check(shape: Shape, *, device: str) -> Outcome:
         right &= bool((np.diff(probs[row, :kept]) <= 0).all())
     if not np.isfinite(worst):
         worst = float("inf")
-    return Outcome(max_abs_error=float(worst), periodicity_error=worst_period, topk_right=right, same_output=same)
+    return Outcome(
+        max_abs_error=float(worst),
+        periodicity_error=worst_period,
+        topk_right=right,
+        same_output=same,
+        head_figures_error=of_heads.figures_error,
+        sketch_error=of_heads.sketch_error,
+    )
+
+
+class SingleHeads:
+    """How far a step's head figures and sketches are from float64; infinite where one is there that should not be."""
+
+    def __init__(self, step: Step, captured: Captured) -> None:
+        self.step, self.figures_error, self.sketch_error = step, 0.0, 0.0
+        if (captured.sketch is not None) != step.shape.single_heads:
+            self.sketch_error = float("inf")
+        self._sketch = None if captured.sketch is None else captured.sketch.double().cpu().numpy()
+        self._figures = step.capture.sampled_figures.double().cpu().numpy() if step.shape.single_heads else None
+
+    def compare(self, row: int) -> None:
+        """Hold a captured request against what `Step.expected` found for it just now."""
+        if self._sketch is None or self._figures is None:
+            return
+        figures, projection = self.step.last_figures, self.step.projection
+        want = reference.head_sketch(figures, matrix=projection.matrix, offset=projection.offset)
+        self.sketch_error = _worse(self.sketch_error, self._sketch[row] - want)
+        if row == self.step.sampled:
+            self.figures_error = _worse(self.figures_error, self._figures - figures)
+            # What no position can have is 0, and not what rounding left of the other masses.
+            if self.step.lens[row] <= MID_END and self._figures[LONG::NUM_HEAD_FIGURES].any():
+                self.figures_error = float("inf")
+
+    def skip(self, row: int) -> None:
+        """A request that is not captured has no sketch and no figures."""
+        if self._sketch is None or self._figures is None:
+            return
+        absent = np.isnan(self._sketch[row]).all() and (row != self.step.sampled or np.isnan(self._figures).all())
+        if not absent:
+            self.sketch_error = float("inf")
+
+
+def _worse(error: float, differences: np.ndarray) -> float:
+    found = float(np.abs(differences).max())
+    return max(error, found) if np.isfinite(found) else float("inf")
 
 
 _BASE = Shape(lens=(5, 130), layers=1)
@@ -429,6 +512,13 @@ NAMED: dict[str, Shape] = {
     "one request not asked for": replace(_BASE, skipped=1),
     "many splits": replace(_BASE, max_splits=40, sinks=True),
     "halves": replace(_BASE, halves=True, layers=2),
+    "halves, one request not asked for": replace(_BASE, halves=True, skipped=1, seed=1),
+    "no single heads": replace(_BASE, layers=2, single_heads=False, lens=(5, 130, 77)),
+    "no single heads, halves": replace(_BASE, halves=True, single_heads=False, sinks=True),
+    "distances about 100": replace(_BASE, kind="beside", lens=(100, 101, 99, 228, 229), heads=2, kv_heads=1),
+    "just beyond distance 100": replace(_BASE, kind="beside", lens=(101, 256), heads=2, kv_heads=1, gain=0.3),
+    "more blocks than are added at once": replace(_BASE, kind="beside", lens=(16_500,), heads=2, kv_heads=1),
+    "more heads than are projected at once": replace(_BASE, kind="beside", heads=35, kv_heads=7, layers=3, seed=1),
     "top 100": replace(_BASE, top_k=100, lens=(5, 400)),
     "top 1": replace(_BASE, top_k=1),
     "eight layers": replace(_BASE, layers=8, lens=(20, 129)),

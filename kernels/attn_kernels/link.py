@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from attn_core.addresses import is_ipv6
+from attn_core.head_projection import MAX_BYTES
+from attn_core.wire import decode_projection
 from attn_kernels.curve import CurveKeys
 from attn_kernels.outbox import Limits, Outbox
 from attn_kernels.spool_segment import Parcel
@@ -21,11 +24,21 @@ _HANDSHAKE_FAILED = (
 
 
 class Link:
-    """Sends an outbox's batches in order and takes their acknowledgements in. Used by one thread."""
+    """Sends an outbox's batches in order and takes their acknowledgements in. Used by one thread.
+
+    `take_matrix` gets the bytes of a head projection that the sidecar sends beside them; it must not raise.
+    """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], *, address: str, limits: Limits, curve: CurveKeys | None
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        *,
+        address: str,
+        limits: Limits,
+        curve: CurveKeys | None,
+        take_matrix: Callable[[bytes], None] = lambda _: None,
     ) -> None:
+        self._take_matrix = take_matrix
         self._context = context
         self._address = address
         self._limits = limits
@@ -52,6 +65,8 @@ class Link:
         # Messages go to a finished connection only: what a lost one held is in the outbox and is sent again.
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.LINGER, 0)
+        # Answers are tiny but for a matrix: what is larger than any cuts the connection unread.
+        self._socket.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_BYTES)
         self._socket.setsockopt(zmq.IPV6, int(is_ipv6(self._address)))
         self._socket.setsockopt(zmq.RECONNECT_IVL, self._limits.reconnect_interval_ms)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, self._limits.reconnect_interval_max_ms)
@@ -103,10 +118,17 @@ class Link:
             self._held = None
 
     def _receive(self, outbox: Outbox) -> None:
+        answered = False
         while self._socket.poll(0, zmq.POLLIN):
-            outbox.settle(self._socket.recv_multipart())
-        self._heard_at = self._waiting_since = time.monotonic()
-        self._patience_s = self._limits.ack_timeout_s
+            frames = self._socket.recv_multipart()
+            if (matrix := decode_projection(frames)) is not None:
+                self._take_matrix(matrix)
+            else:
+                outbox.settle(frames)
+                answered = True
+        if answered:
+            self._heard_at = self._waiting_since = time.monotonic()
+            self._patience_s = self._limits.ack_timeout_s
 
     def _note_connection(self, outbox: Outbox) -> None:
         while self._monitor.poll(0, zmq.POLLIN):

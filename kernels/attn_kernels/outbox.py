@@ -92,9 +92,9 @@ class Outbox:
         """Whether something has been sent and is not yet acknowledged."""
         return bool(self._in_flight)
 
-    def add(self, kind: str, rows: pa.RecordBatch) -> None:
-        """Seal a batch; it says how many this source has had to drop before it."""
-        info = dataclasses.replace(self._info, dropped=self.dropped)
+    def add(self, kind: str, rows: pa.RecordBatch, *, head_projection: str | None = None) -> None:
+        """Seal a batch; it says how many this source has had to drop before it, and which matrix made its sketches."""
+        info = dataclasses.replace(self._info, dropped=self.dropped, head_projection=head_projection)
         parcel = Parcel(self._source_id, self._next_seq, encode_rows(kind=kind, rows=rows, info=info))
         self._next_seq += 1
         self._memory[parcel.key] = parcel, time.monotonic()

@@ -22,12 +22,21 @@ from typing import Any, Literal
 import pyarrow as pa
 import zmq
 
+from attn_core.errors import AttnError
 from attn_core.wire import SourceInfo
 from attn_kernels.curve import CurveKeys
 from attn_kernels.link import Link
 from attn_kernels.outbox import Limits, Outbox
 from attn_kernels.publisher_metrics import Figures
-from attn_kernels.rows import RequestEvent, StepRows, fingerprint_batch, request_batch, single_rows, with_texts
+from attn_kernels.rows import (
+    RequestEvent,
+    StepRows,
+    by_projection,
+    fingerprint_batch,
+    request_batch,
+    single_rows,
+    with_texts,
+)
 from attn_kernels.spool import Spool
 from attn_kernels.token_text import RequestTexts, Separate, TokenTexts
 
@@ -56,7 +65,8 @@ class Publisher:
     """Sends to one sidecar. `put` from any thread; `close` drains for a bounded time.
 
     `text_of` gives the texts of tokens; a plain function gives that of each token alone.
-    `report`, where given, is called with the figures once a second, on the publisher's thread.
+    `report`, where given, is called with the figures once a second, on the publisher's thread. So is `take_matrix` with
+    the bytes of each head projection that the sidecar offers: whether it was new; it raises where that one is refused.
     """
 
     def __init__(
@@ -70,6 +80,7 @@ class Publisher:
         spool: SpoolSettings | None = None,
         curve: CurveKeys | None = None,
         report: Callable[[Figures], None] | None = None,
+        take_matrix: Callable[[bytes], bool] | None = None,
     ) -> None:
         self._limits = limits or Limits()
         # Its put takes no lock that the publisher's thread could hold: the scheduler cannot be made to wait.
@@ -86,6 +97,8 @@ class Publisher:
         self._report_at = 0.0
         self._num_rows = 0
         self._num_refused = self._num_errors = 0
+        self._take_matrix = take_matrix
+        self._num_matrices_taken = self._num_matrices_refused = 0
         self._stopping = threading.Event()
         self._came_round_at = self._unlinked_at = time.monotonic()
         self._looked_at = time.monotonic()
@@ -115,6 +128,8 @@ class Publisher:
             batches_dropped=outbox.dropped,
             items_refused=self._num_refused,
             errors=self._num_errors,
+            head_projections_taken=self._num_matrices_taken,
+            head_projections_refused=self._num_matrices_refused,
             queue_items=self._queue.qsize(),
             memory_batches=outbox.num_in_memory,
             memory_bytes=outbox.memory_bytes,
@@ -193,7 +208,13 @@ class Publisher:
             self._came_round_at = time.monotonic()
             try:
                 if self._link is None:
-                    self._link = Link(context, address=self._address, limits=self._limits, curve=self._curve)
+                    self._link = Link(
+                        context,
+                        address=self._address,
+                        limits=self._limits,
+                        curve=self._curve,
+                        take_matrix=self._take_offered,
+                    )
                 if not pending:
                     flush_at = time.monotonic() + self._limits.batch_interval_s
                 pending += self._take()
@@ -210,6 +231,22 @@ class Publisher:
                 self._num_errors += 1
                 logger.exception("Attention publisher: an error; publishing goes on.")
                 self._start_over()
+
+    def _take_offered(self, data: bytes) -> None:
+        """A head projection that the sidecar offers: taken, or refused in one line, and nothing else changes."""
+        if self._take_matrix is None:
+            return
+        try:
+            self._num_matrices_taken += self._take_matrix(data)
+        except Exception as error:
+            self._num_matrices_refused += 1
+            if self._num_matrices_refused & (self._num_matrices_refused - 1) == 0:  # the first, second, fourth ...
+                logger.error(
+                    "Attention publisher: a head projection from %s refused (%d so far): %s. Sketches go on as before.",
+                    self._address,
+                    self._num_matrices_refused,
+                    error if isinstance(error, AttnError | OSError) else repr(error),
+                )
 
     def _start_over(self) -> None:
         """After an error: on a new connection, and not at once, so that a lasting one does not fill the log."""
@@ -277,8 +314,8 @@ class Publisher:
         steps = [item for item in pending if isinstance(item, StepRows)]
         if started := [self._with_texts(e) for e in events if e.event == "started"]:
             self._add("requests", started, request_batch)
-        if steps:
-            self._add("fingerprints", [self._with_texts(part) for part in steps], fingerprint_batch)
+        for group in by_projection(steps):
+            self._add("fingerprints", [self._with_texts(part) for part in group], fingerprint_batch)
         for event in events:
             if event.event == "ended":
                 self._texts.forget(event.request_id)
@@ -313,7 +350,8 @@ class Publisher:
                 error,
             )
             return
-        self._outbox.add(kind, rows)
+        head_projection = items[0].head_projection if kind == "fingerprints" else None
+        self._outbox.add(kind, rows, head_projection=head_projection)
         self._num_rows += rows.num_rows
 
 

@@ -17,6 +17,8 @@ COUNTERS = {
     "batches_dropped": "Batches lost: beyond the bounds, refused, or not writable.",
     "items_refused": "Steps and request events that could not be written, each left out alone.",
     "errors": "Errors that the publisher's thread went on after.",
+    "head_projections_taken": "Head projections that the sidecar offered and that are used since.",
+    "head_projections_refused": "Head projections that the sidecar offered and that do not fit or cannot be kept.",
 }
 GAUGES = {
     "queue_items": "Steps and request events that the publisher has not looked at yet.",
@@ -43,6 +45,8 @@ class Figures:
     batches_dropped: int
     items_refused: int
     errors: int
+    head_projections_taken: int
+    head_projections_refused: int
     queue_items: int
     memory_batches: int
     memory_bytes: int

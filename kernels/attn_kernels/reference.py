@@ -5,12 +5,14 @@ Everything that captures attention here is checked against this file. It is writ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from attn_core.fingerprint import DIM, HISTOGRAM_EDGES, LOCAL_END, MID_END, SINK_POSITIONS
+from attn_core.head_projection import NUM_HEAD_FIGURES
 
 Float64 = npt.NDArray[np.float64]
 
@@ -106,6 +108,32 @@ def fingerprint(rows: Float64, *, prompt_len: int, k: int) -> Fingerprint:
         topk_probs=p[top],
         residual_mass=float(max(0.0, 1.0 - p[top].sum())),
     )
+
+
+def head_figures(rows: Float64, *, layers: Sequence[int] | None = None) -> Float64:
+    """float64 [distinct layers, heads, 5]: what each head did by itself, in the order of `HEAD_FIGURES`.
+
+    `rows` is float64 [layers, heads, n], `layers` the layers' numbers where they repeat (`captured_layers` of a shallow
+    model): of a repeated layer the figures are told once. Each head's row is made to sum to 1 first: a sink logit's
+    share is no position's.
+    """
+    numbers = list(range(len(rows)) if layers is None else layers)
+    own = rows[[numbers.index(number) for number in dict.fromkeys(numbers)]]
+    own = own / own.sum(axis=2, keepdims=True)
+    distance = np.arange(own.shape[2])[::-1]
+    figures = np.empty((*own.shape[:2], NUM_HEAD_FIGURES))
+    figures[..., 0] = own[..., :SINK_POSITIONS].sum(axis=2)
+    figures[..., 1] = own[..., distance < LOCAL_END].sum(axis=2)
+    figures[..., 2] = own[..., (distance >= LOCAL_END) & (distance < MID_END)].sum(axis=2)
+    figures[..., 3] = own[..., distance >= MID_END].sum(axis=2)
+    figures[..., 4] = [[entropy(head) for head in layer] for layer in own]
+    return figures
+
+
+def head_sketch(figures: Float64, *, matrix: npt.NDArray[np.floating], offset: npt.NDArray[np.floating]) -> Float64:
+    """float64 [21]: `head_sketch` and `zone_evidence` of `head_figures`; see `attn_core.head_projection`."""
+    sketch: Float64 = figures.reshape(-1) @ matrix.astype(np.float64) + offset
+    return sketch
 
 
 def entropy(p: Float64) -> float:

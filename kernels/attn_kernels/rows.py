@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from attn_core.fingerprint import DIM
+from attn_core.head_projection import NUM_COLUMNS, NUM_SKETCH, to_float16
 from attn_core.wire import FINGERPRINTS, REQUESTS
 from attn_kernels.token_text import RequestTexts
 
@@ -36,6 +37,12 @@ class StepRows:
     """Whether this token is known to be the last of its answer; None where nothing is known."""
     token_texts: Sequence[str] | None = None
     """Set by the publisher's thread."""
+    head_projection: str | None = None
+    """Hash of the matrix that made `sketches`; None where there are none."""
+    sketches: npt.NDArray[np.float32] | None = None
+    """[m, 21]: head_sketch, then zone_evidence; a row that is not of finite numbers has none."""
+    head_figures: Sequence[npt.NDArray[np.float32] | None] | None = None
+    """For each row the raw figures, [layers * heads * 5], or None; None where no row has any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,8 @@ class RequestEvent:
     finish_reason: str | None = None
 
 
+_OF_THE_STEP = ("captured_at_us", "head_projection")
+"""The fields of `StepRows` that all its rows share."""
 NO_TOKEN = -1
 """Published in place of an id that no vocabulary holds: the padding of an image is a hash of many bits."""
 _INT32_MAX = 2**31 - 1
@@ -83,7 +92,12 @@ def with_texts(item: StepRows | RequestEvent, texts: RequestTexts) -> StepRows |
 
 
 def fingerprint_batch(parts: Sequence[StepRows], *, privacy: bool) -> pa.RecordBatch:
-    """One record batch of the schema `FINGERPRINTS` from the rows of several steps."""
+    """One record batch of the schema `FINGERPRINTS` from the rows of several steps.
+
+    Raises ValueError where they come from different head projections: a batch names one (`by_projection`).
+    """
+    if len({p.head_projection for p in parts}) > 1:
+        raise ValueError("rows of different head projections in one batch")
     vectors = np.concatenate([p.vectors for p in parts]).astype(np.float32, copy=False)
     companions = np.concatenate([p.companions for p in parts]).astype(np.float32, copy=False)
     token_ids = published_ids(chain.from_iterable(p.token_ids for p in parts))
@@ -103,14 +117,17 @@ def fingerprint_batch(parts: Sequence[StepRows], *, privacy: bool) -> pa.RecordB
         "topk_positions": None,
         "topk_probs": None,
         "residual_mass": None,
-        "head_sketch": None,
-        "zone_evidence": None,
-        "head_figures": None,
+        **_head_columns(parts, num_rows=num_rows),
     }
     asked = np.fromiter(chain.from_iterable(p.asked for p in parts), np.bool_, num_rows)
     if asked.any() and not privacy:
         columns |= _top_columns(parts, asked=asked, context_lens=context_lens, residual_mass=companions[:, 3])
     return _batch(columns, FINGERPRINTS, num_rows=num_rows)
+
+
+def by_projection(parts: Iterable[StepRows]) -> list[list[StepRows]]:
+    """Consecutive steps whose sketches come from one matrix, together: what may be one batch. The order is kept."""
+    return [list(group) for _, group in groupby(parts, key=lambda part: part.head_projection)]
 
 
 def single_rows(item: StepRows | RequestEvent) -> list[StepRows | RequestEvent]:
@@ -119,12 +136,12 @@ def single_rows(item: StepRows | RequestEvent) -> list[StepRows | RequestEvent]:
         return [item]
     return [
         StepRows(
-            captured_at_us=item.captured_at_us,
             **{
                 name: None if (values := getattr(item, name)) is None else values[k : k + 1]
                 for name in StepRows.__dataclass_fields__
-                if name != "captured_at_us"
+                if name not in _OF_THE_STEP
             },
+            **{name: getattr(item, name) for name in _OF_THE_STEP},
         )
         for k in range(len(item.token_ids))
     ]
@@ -190,6 +207,32 @@ def _top_columns(
         for name, columns in values.items()
     }
     return lists | {"residual_mass": pa.array(residual_mass, mask=~asked)}
+
+
+def _head_columns(parts: Sequence[StepRows], *, num_rows: int) -> dict[str, pa.Array | None]:
+    """`head_sketch`, `zone_evidence` and `head_figures`: null where a row has none, never NaN."""
+    found: dict[str, pa.Array | None] = dict.fromkeys(("head_sketch", "zone_evidence", "head_figures"))
+    if any(p.sketches is not None and p.head_projection is not None for p in parts):
+        sketches = np.concatenate(
+            [
+                np.full((len(p.token_ids), NUM_COLUMNS), np.nan, np.float32) if p.sketches is None else p.sketches
+                for p in parts
+            ]
+        )
+        absent = ~np.isfinite(sketches).all(axis=1)
+        values = to_float16(np.where(absent[:, None], 0, sketches))
+        for name, part in (("head_sketch", values[:, :NUM_SKETCH]), ("zone_evidence", values[:, NUM_SKETCH:])):
+            flat = pa.array(np.ascontiguousarray(part).reshape(-1))
+            found[name] = pa.FixedSizeListArray.from_arrays(flat, part.shape[1], mask=pa.array(absent))
+    if any(p.head_figures is not None for p in parts):
+        each = list(chain.from_iterable(p.head_figures or [None] * len(p.token_ids) for p in parts))
+        given = [None if one is None or not np.isfinite(one).all() else one for one in each]
+        lengths = np.fromiter((0 if one is None else len(one) for one in given), np.int32, num_rows)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+        flat = np.concatenate([np.empty(0, np.float32), *(one for one in given if one is not None)])
+        missing = pa.array([one is None for one in given], pa.bool_())
+        found["head_figures"] = pa.ListArray.from_arrays(offsets, pa.array(flat, pa.float32()), mask=missing)
+    return found
 
 
 def _batch(columns: dict[str, Any], schema: pa.Schema, *, num_rows: int) -> pa.RecordBatch:

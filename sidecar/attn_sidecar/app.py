@@ -41,6 +41,7 @@ from attn_sidecar.api.problems import HANDLERS
 from attn_sidecar.api.quick import QuickApp
 from attn_sidecar.classification import load_compiled_loops
 from attn_sidecar.discovery import Discovery
+from attn_sidecar.head_offers import HeadOffers
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.http_door.door import Door
 from attn_sidecar.http_door.prefix import prefixed
@@ -148,6 +149,7 @@ class Sidecar:
                     health=self.health,
                     guard=partial(guard_for, self.settings, health=self.health),
                     privacy=self.settings.privacy,
+                    head_offers=HeadOffers(self.settings.discovery_dir),
                     now_us=self.now_us,
                 )
             except BaseException:

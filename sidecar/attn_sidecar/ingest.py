@@ -18,8 +18,18 @@ import zmq
 
 from attn_core.addresses import is_ipv6
 from attn_core.errors import AttnError, WireError
-from attn_core.wire import MAGIC, MAX_BATCH_BYTES, SOURCE_ID_BYTES, Batch, ack_frames, decode_batch, refusal_frames
+from attn_core.wire import (
+    MAGIC,
+    MAX_BATCH_BYTES,
+    SOURCE_ID_BYTES,
+    Batch,
+    ack_frames,
+    decode_batch,
+    projection_frames,
+    refusal_frames,
+)
 from attn_sidecar.admission import MAX_AHEAD_US, Admission, admissions
+from attn_sidecar.head_offers import HeadOffers
 from attn_sidecar.health import HealthBoard
 from attn_sidecar.logs import log_event, logger_named
 from attn_sidecar.privacy import without_content
@@ -58,6 +68,8 @@ class Source:
     the batch came late."""
     head_projection: str | None = None
     """The matrix that its latest batch's sketches were made with, None where it had none."""
+    head_projection_offers: int = 0
+    """How often it was sent another matrix."""
     redated_rows: int = 0
     """Rows whose instant no right clock could have given: stored with this machine's."""
 
@@ -75,6 +87,7 @@ class IngestCounters:
     refused_rows: Counter[str] = field(default_factory=Counter)
     """Rows refused, by the reason's first word; the other rows of their batches are stored."""
     num_redated_rows: int = 0
+    num_head_projection_offers: int = 0
     sources: dict[bytes, Source] = field(default_factory=dict)
     """The newest sources."""
 
@@ -101,7 +114,10 @@ class _Arrived:
 
 
 class Ingest:
-    """One ROUTER socket on one thread. `offer` hands a batch to the writer, or returns False where it has no room."""
+    """One ROUTER socket on one thread. `offer` hands a batch to the writer, or returns False where it has no room.
+
+    `head_offers` says which head projection a source should be sent, where it uses another than the current one.
+    """
 
     def __init__(
         self,
@@ -111,6 +127,7 @@ class Ingest:
         health: HealthBoard,
         guard: Callable[[zmq.Context[zmq.Socket[bytes]]], Guard | None] = lambda _: None,
         privacy: bool = False,
+        head_offers: HeadOffers | None = None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._now_us = now_us
@@ -119,6 +136,7 @@ class Ingest:
         self._offer = offer
         self._health = health
         self._privacy = privacy
+        self._head_offers = head_offers
         self._context = zmq.Context()
         try:
             self._guard = guard(self._context)
@@ -248,6 +266,7 @@ class Ingest:
             if admission.refused:
                 self._count_refused_rows(each.batch, admission.refused)
             self._look_at_clock(each.batch, admission)
+            self._offer_head_projection(each)
             if admission.batch is None:
                 reason = admission.refused[0]
                 if len(admission.refused) > 1:
@@ -295,6 +314,19 @@ class Ingest:
             self._health.recover(CLOCK)
         if admission.num_redated:
             self._wrong_clock_at_s = time.monotonic()
+
+    def _offer_head_projection(self, arrived: _Arrived) -> None:
+        """Send the source its model's current matrix, where it names another."""
+        batch = arrived.batch
+        if self._head_offers is None or batch.kind != "fingerprints" or not batch.rows.num_rows:
+            return
+        projection = self._head_offers.offer(source_id=batch.source_id, info=batch.info)
+        if projection is not None:
+            frames = projection_frames(source_id=batch.source_id, projection=projection)
+            self._answers.append([arrived.identity, *frames])
+            self.counters.num_head_projection_offers += 1
+            if (source := self.counters.sources.get(batch.source_id)) is not None:
+                source.head_projection_offers += 1
 
     def _hand_over(self) -> None:
         while self._held and self._offer(self._held[0]):

@@ -1,19 +1,20 @@
-"""Clusters: HDBSCAN on a sample, the other rows asked of its tree."""
+"""Clusters: HDBSCAN on landmarks, whose votes say which cluster every row is of."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hdbscan import HDBSCAN, approximate_predict
+from hdbscan import HDBSCAN
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from attn_assets.discovery.clustering import NOISE, assign, cluster_sample, relative_validity
-from attn_assets.discovery.embedding import Embedding
-from attn_assets.discovery.grouping import group, smoothing
-from attn_assets.discovery.lineage import UNSEEN
+from attn_assets.discovery.clustering import NOISE, Clustering, cluster_sample, relative_validity
+from attn_assets.discovery.grouping import find_landmark_clusters, group, others_near, votes
 from attn_assets.discovery.neighbours import Frame
 from attn_assets.discovery.spanning_tree import spanning_tree
+from attn_core.landmarks import NUM_VOTES
 
 
 def blobs(count: int, *, seed: int = 0, noise: float = 0.1) -> np.ndarray:
@@ -48,10 +49,7 @@ def test_labels_are_hdbscans(seed):
     # Rows equally far may leave a cluster in either order.
     assert (renumbered(found.labels, theirs.labels_) == theirs.labels_).mean() >= 0.995
     assert found.num_clusters == theirs.labels_.max() + 1
-    assert len(found.birth_distance) == len(found.persistence) == found.num_clusters
     np.testing.assert_allclose(np.sort(found.persistence), np.sort(theirs.cluster_persistence_), atol=0.01)
-    assert ((found.strength >= 0) & (found.strength <= 1)).all()
-    assert (found.strength[found.labels == NOISE] == 0).all()
 
 
 @pytest.mark.parametrize("rows", [2, 17, 40, 500])
@@ -77,38 +75,11 @@ def test_the_validity_is_hdbscans():
     assert ours == pytest.approx(theirs.relative_validity_, abs=1e-9)
 
 
-def test_new_rows_join_as_approximate_predict_says():
-    space, queries = blobs(1500), blobs(800, seed=1, noise=0.3)
-    found = cluster_sample(space, min_cluster_size=20, min_samples=10)
-    labels, strength = assign(found, Frame(space), queries, min_samples=10)
-    judged, _ = approximate_predict(plain(space), queries.astype(np.float64))
-    inside, ours = judged >= 0, renumbered(labels, judged)
-    assert (ours == judged)[inside].mean() >= 0.99
-    assert (ours == judged).mean() >= 0.97
-    assert (strength[labels == NOISE] == 0).all()
-    assert ((strength >= 0) & (strength <= 1)).all()
-
-
-def test_a_row_joins_the_nearest_of_all_by_mutual_reachability():
-    space, queries = blobs(600), blobs(300, seed=1, noise=0.3)
-    found = cluster_sample(space, min_cluster_size=20, min_samples=10)
-    labels, _ = assign(found, Frame(space), queries, min_samples=10)
-    near = np.linalg.norm(queries[:, None].astype(float) - space[None], axis=2)
-    order = np.argsort(near, axis=1, kind="stable")[:, :20]
-    distance = np.take_along_axis(near, order, axis=1)
-    reach = np.maximum(np.maximum(distance, found.core_distance[order]), distance[:, 10:11])
-    best = np.take_along_axis(order, reach.argmin(axis=1)[:, None], axis=1)[:, 0]
-    wanted = np.where(reach.min(axis=1) < found.birth_distance[found.labels[best]], found.labels[best], NOISE)
-    assert (labels == wanted).mean() >= 0.995
-
-
 @pytest.mark.parametrize("rows", [0, 1, 3, 39])
 def test_too_few_rows_are_all_noise(rows):
     found = cluster_sample(blobs(rows), min_cluster_size=20, min_samples=20)
     assert found.num_clusters == 0
     assert (found.labels == NOISE).all()
-    labels, _ = assign(found, Frame(blobs(1)), blobs(5), min_samples=20)
-    assert (labels == NOISE).all()
 
 
 def test_rows_all_alike_are_all_noise_and_warn_of_nothing():
@@ -119,30 +90,62 @@ def test_many_repeated_rows_do_not_break_it():
     space = np.repeat(blobs(60, noise=0), 10, axis=0)
     found = cluster_sample(space, min_cluster_size=20, min_samples=5)
     assert found.num_clusters > 0
-    assert np.isfinite(found.strength).all()
-    labels, strength = assign(found, Frame(space), space, min_samples=5)
-    assert (labels == found.labels)[found.labels >= 0].mean() > 0.95
-    assert np.isfinite(strength).all()
 
 
-def test_a_window_is_labelled_whole_and_in_any_batch_size():
-    positions = blobs(1200)
-    in_sample = np.zeros(1200, dtype=bool)
-    in_sample[::2] = True
-    embedding = Embedding(positions=positions, in_sample=in_sample)
-    unseen = np.full(1200, UNSEEN, dtype=np.int32)
-    found = group(embedding, min_cluster_size=20, batch_size=100, before=unseen, next_id=7)
-    other = group(embedding, min_cluster_size=20, batch_size=333, before=unseen, next_id=7)
-    np.testing.assert_array_equal(found.labels, other.labels)
-    assert found.sizes.sum() == (found.labels >= 0).sum()
-    assert sorted(found.lineage.ids) == [7, 8, 9, 10]
-    assert set(found.cluster_ids[found.labels == NOISE]) == {-1}
-    # Both halves come from the same blobs, so they are claimed alike.
-    assert abs((found.labels[in_sample] >= 0).mean() - (found.labels[~in_sample] >= 0).mean()) < 0.1
+def test_clusters_are_found_in_many_dimensions():
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 5, 1500)
+    points = (rng.normal(0, 3, (5, 16))[kind] + rng.normal(0, 0.5, (1500, 16))).astype(np.float32)
+    found, min_samples = find_landmark_clusters(points, min_cluster_size=20, seed=0)
+    again, _ = find_landmark_clusters(points, min_cluster_size=20, seed=0)
+    assert min_samples == 10
+    np.testing.assert_array_equal(found.labels, again.labels)
+    inside = found.labels >= 0
+    assert inside.mean() > 0.9
+    of_label = [np.bincount(kind[found.labels == one]).max() for one in range(found.num_clusters)]
+    assert sum(of_label) >= 0.99 * inside.sum()
 
 
-def test_smoothing_grows_with_the_sample_within_bounds():
-    assert smoothing(100, min_cluster_size=20) == 20
-    assert smoothing(50_000, min_cluster_size=20) == 100
-    assert smoothing(10_000_000, min_cluster_size=20) == 200
-    assert smoothing(50_000, min_cluster_size=300) == 300
+@given(seed=st.integers(0, 300), count=st.integers(0, 60), clusters=st.integers(0, 4))
+def test_the_nearest_others_vote_and_not_the_landmark_itself(seed, count, clusters):
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(count, 3)).astype(np.float32)
+    labels = rng.integers(-1, clusters, count).astype(np.int32)
+    found = votes(others_near(points), labels, num_clusters=clusters)
+    for i in range(count):
+        far = np.linalg.norm(points.astype(float) - points[i], axis=1)
+        far[i] = np.inf
+        near = np.argsort(far)[: min(NUM_VOTES, count - 1)]
+        counts = [int((labels[near] == one).sum()) for one in range(clusters)]
+        most = max(counts, default=0)
+        assert found.share[i] == pytest.approx(most / max(len(near), 1))
+        assert found.label[i] == NOISE if most == 0 else counts[found.label[i]] == most
+        if most:
+            assert found.distance[i] == pytest.approx(far[near][labels[near] == found.label[i]].min(), rel=1e-4)
+    right = (found.label == labels) & (labels >= 0)
+    assert (found.distance[right] <= found.reach[labels[right]]).all(), "members lie within their cluster's reach"
+
+
+def test_a_cluster_that_too_few_join_is_none_and_its_rows_vote_again():
+    found = Clustering(
+        labels=np.array([0, 0, 0, 1, 1, 2, -1], np.int32),
+        persistence=np.array([0.5, 0.4, 0.3], np.float32),
+        validity=0.5,
+    )
+    asked = []
+
+    def answer(landmarks, rows):
+        asked.append((landmarks.tolist(), rows.tolist()))
+        # Ten rows: five of cluster 0, three of cluster 1 and two of cluster 2, of whom one goes to 0 once 2 is none.
+        first = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2])
+        return np.where(first == 2, np.where(rows_of(10) == 8, 0, -1) if 2 not in landmarks else 2, first)[rows]
+
+    grouped = group(found, min_samples=1, min_cluster_size=3, answer=answer, num_rows=10)
+    assert grouped.labels.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 0, -1]
+    assert grouped.landmarks.tolist() == [0, 0, 0, 1, 1, -1, -1]
+    assert grouped.persistence.tolist() == pytest.approx([0.5, 0.4])
+    assert [rows for _, rows in asked] == [list(range(10)), [8, 9]]
+
+
+def rows_of(count):
+    return np.arange(count)

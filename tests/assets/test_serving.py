@@ -7,30 +7,58 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_fingerprints import vectors_of
+from synthetic_fingerprints import PROJECTION, sketches_of, vectors_of
 
 from attn_assets.discovery import quality, serving
 from attn_assets.discovery.labelling import label_clusters
-from attn_assets.discovery.prototypes import exemplar_rows, k_means, tile_clusters
-from attn_assets.discovery.window import window_from_table
-from attn_core.classify import Classifier
-from attn_core.features import features_from_vectors
+from attn_assets.discovery.learned_space import learn_space
+from attn_assets.discovery.models import Models
+from attn_assets.discovery.prototypes import exemplar_rows, k_means, spread_over
+from attn_assets.discovery.serving import LandmarkRows, Served, label_rows, served
+from attn_assets.discovery.window import Window, window_from_table
+from attn_core.classify import Classified, Classifier
+from attn_core.space import Space
 from attn_core.zones import CHARACTERISTICS, LONG, NUM_EVIDENCE, USUAL, VALUES, ZONES, Z
 
+ONE_MODEL = ("synthetic",)
 
-def labelled(count: int, *, seed: int = 0, noise: float = 0.05, clusters: int = 4) -> serving.Labelled:
-    """Rows whose clusters are their kinds."""
+
+def labelled(
+    count: int, *, seed: int = 0, noise: float = 0.05, clusters: int = 4, with_sketch: bool = True
+) -> tuple[LandmarkRows, np.ndarray, Window, Space]:
+    """Landmarks whose clusters are their kinds, their labels, and the window and the space that they are of."""
     rng = np.random.default_rng(seed)
-    kind = rng.integers(0, clusters, size=count) if clusters else np.full(count, 0)
+    kind = rng.integers(0, clusters, size=count) if clusters else np.zeros(count, np.int64)
     drawn = vectors_of(kind, rng=rng)
+    columns = {name: pa.array(drawn[name]) for name in ("context_len", "sink_mass", "periodicity")}
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(drawn["vector"].ravel()), 20)
+    if with_sketch:
+        columns["head_sketch"] = pa.FixedSizeListArray.from_arrays(pa.array(sketches_of(kind, rng=rng).ravel()), 16)
+        columns["zone_evidence"] = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(5 * count, np.float16)), 5)
+        columns["head_projection"] = pa.array([PROJECTION] * count)
+    window, models = window_from_table(pa.table(columns)), Models(names=ONE_MODEL, of_row=np.zeros(count, np.int64))
+    space = learn_space(window, models, seed=0)
     labels = np.where(rng.random(count) < (noise if clusters else 1.1), -1, kind).astype(np.int32)
     labels[:clusters] = np.arange(clusters)
-    return serving.Labelled(
-        vectors=drawn["vector"],
-        context_len=drawn["context_len"].astype(np.int64),
-        sink_mass=drawn["sink_mass"],
-        features=features_from_vectors(drawn["vector"], context_len=drawn["context_len"], sink_mass=drawn["sink_mass"]),
-        labels=labels,
+    landmarks = LandmarkRows.chosen(
+        window,
+        models,
+        space,
+        in_sample=np.ones(count, np.bool_),
+        row_ids=np.arange(count),
+        positions=np.zeros((count, 2), np.float32),
+    )
+    return landmarks, labels, window, space
+
+
+def answers(found: Served, window: Window, space: Space) -> Classified:
+    return Classifier(found.arrays, run_id=None, space=space).classify(
+        window.vectors,
+        context_len=window.context_len,
+        sink_mass=window.sink_mass,
+        head_sketch=window.sketch,
+        head_projection=space.projection,
+        model_id="synthetic",
     )
 
 
@@ -63,52 +91,57 @@ def test_k_means_of_identical_points_is_that_point():
     np.testing.assert_array_equal(centres, np.ones((1, 3)))
 
 
-def test_prototypes_are_grouped_and_their_rows_are_members():
-    rows = labelled(900)
-    tiles = tile_clusters(rows.features, rows.labels, num_clusters=4, seed=0)
-    assert tiles.start[0] == 0
-    assert (np.diff(tiles.start) > 0).all()
-    np.testing.assert_array_equal(rows.labels[tiles.nearest_row], tiles.cluster)
-    exemplars = exemplar_rows(tiles, rows.features, rows.labels, num_clusters=4)
+def test_prototypes_are_members_spread_over_their_cluster():
+    landmarks, labels, _, _ = labelled(900)
+    points = landmarks.at.main
+    found = spread_over(points, labels, num_clusters=4, seed=0)
+    assert (np.diff(found.cluster) >= 0).all()
+    np.testing.assert_array_equal(labels[found.row], found.cluster)
+    assert np.bincount(found.cluster).max() <= 24
+    assert [int(found.weight[found.of(k)].sum()) for k in range(4)] == [int((labels == k).sum()) for k in range(4)]
+    exemplars = exemplar_rows(found, points, labels, num_clusters=4)
     for cluster, chosen in enumerate(exemplars):
         assert 1 <= len(chosen) <= 5
         assert len(set(chosen)) == len(chosen)
-        assert (rows.labels[chosen] == cluster).all()
+        assert (labels[chosen] == cluster).all()
 
 
-def test_the_served_clusters_agree_and_their_confidence_is_right():
+@pytest.mark.parametrize("with_sketch", [True, False])
+def test_the_served_clusters_agree_and_their_confidence_is_right(with_sketch):
     ids = np.array([3, 8, 5, 9], np.int32)
-    served = serving.fit(labelled(3000), cluster_ids=ids, seed=0)
-    assert served.figures.cluster_agreement > 0.9
-    assert served.figures.cluster_ece < 0.05
-    assert served.figures.num_judged == 450
-    fresh = labelled(1500, seed=1, noise=0.0)
-    answer = Classifier(served.arrays, run_id=None).classify(
-        fresh.vectors, context_len=fresh.context_len, sink_mass=fresh.sink_mass
-    )
-    right = answer.cluster_id == ids[fresh.labels]
+    landmarks, labels, _, space = labelled(3000, with_sketch=with_sketch)
+    assert (space.projection == PROJECTION) is with_sketch
+    found = served(landmarks, labels, cluster_ids=ids)
+    assert found.figures.cluster_agreement > 0.9
+    assert found.figures.cluster_ece < 0.05
+    assert found.figures.num_judged == 3000
+    _, of_fresh, fresh, _ = labelled(1500, seed=1, noise=0.0, with_sketch=with_sketch)
+    answer = answers(found, fresh, space)
+    right = answer.cluster_id == ids[of_fresh]
     assert right.mean() > 0.85
     claimed = answer.cluster_id >= 0
     assert quality.expected_calibration_error(answer.cluster_confidence[claimed], right[claimed]) < 0.08
 
 
+def test_a_row_is_answered_offline_as_it_is_served():
+    landmarks, labels, window, space = labelled(3000)
+    found = served(landmarks, labels, cluster_ids=np.arange(4, dtype=np.int32))
+    rows = np.arange(0, 3000, 7)
+    offline = label_rows(
+        window, Models(names=ONE_MODEL, of_row=np.zeros(3000, np.int64)), space, found.arrays, rows, threads=2
+    )
+    np.testing.assert_array_equal(offline, answers(found, window, space).cluster_id[rows])
+
+
 @pytest.mark.parametrize("count", [1, 3, 50])
 def test_without_clusters_nothing_is_claimed(count):
-    rows = labelled(count, clusters=0)
-    served = serving.fit(rows, cluster_ids=np.zeros(0, np.int32), seed=0)
-    served.arrays.check()
-    answer = Classifier(served.arrays, run_id=None).classify(
-        rows.vectors, context_len=rows.context_len, sink_mass=rows.sink_mass
-    )
+    landmarks, labels, window, space = labelled(count, clusters=0)
+    found = served(landmarks, labels, cluster_ids=np.zeros(0, np.int32))
+    found.arrays.check()
+    answer = answers(found, window, space)
     assert (answer.cluster_id == -1).all()
     assert ((answer.cluster_confidence >= 0) & (answer.cluster_confidence <= 1)).all()
-    assert served.figures.cluster_agreement is None
-
-
-def test_a_cluster_whose_members_all_fall_outside_the_fitting_part_is_tiled_all_the_same():
-    served = serving.fit(labelled(40, noise=0.0), cluster_ids=np.arange(4, dtype=np.int32), seed=0)
-    served.arrays.check()
-    assert len(served.arrays.prototype_start) == 4
+    assert found.figures.cluster_agreement is None
 
 
 @given(seed=st.integers(0, 500), count=st.integers(0, 400))

@@ -8,6 +8,8 @@ import pytest
 from attn_core import bundle
 from attn_core.classify import Classifier, no_clusters
 from attn_core.errors import BundleError
+from attn_core.space import FILE_NAME as SPACE
+from attn_core.space import Space
 from attn_core.zones import FILE_NAME, ZoneFormulas
 
 FIRST, SECOND = "2026-01-10T04-02-11", "2026-01-10T05-00-00"
@@ -18,6 +20,7 @@ def write_files(directory):
         pq.write_table(pa.table({"x": [1.0, 2.0]}), directory / f"{name}.parquet")
     no_clusters().save(directory / "classifier.npz")
     ZoneFormulas.shipped().save(directory / FILE_NAME)
+    Space.plain().save(directory / SPACE)
 
 
 def publish(output, run_id=FIRST, write=write_files):
@@ -31,7 +34,7 @@ def test_what_is_published_is_what_is_opened(tmp_path):
     assert opened.run_id == bundle.latest_run_id(tmp_path) == FIRST
     assert opened.manifest["schema_version"] == 1
     assert opened.manifest["model_id"] == "demo"
-    assert set(opened.manifest["files"]) == {*bundle.REQUIRED, FILE_NAME}
+    assert set(opened.manifest["files"]) == {*bundle.REQUIRED, FILE_NAME, SPACE}
     assert opened.table("clusters")["x"].to_pylist() == [1.0, 2.0]
     assert Classifier.from_bundle(opened).run_id == FIRST
     assert sorted(p.name for p in tmp_path.iterdir()) == [FIRST, "latest"]

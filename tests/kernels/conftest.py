@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -181,6 +182,7 @@ class Sink:
         self._prepare = prepare  # sets options of the socket before it is bound
         self.batches: list[wire.Batch] = []
         self._acknowledge = acknowledge
+        self._offers: deque[bytes] = deque()
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -203,8 +205,15 @@ class Sink:
                 if self._acknowledge:
                     ack = wire.ack_frames(source_id=batch.source_id, seq=batch.seq)
                     router.send_multipart([identity, *ack])
+                while self._offers:
+                    offer = wire.projection_frames(source_id=batch.source_id, projection=self._offers.popleft())
+                    router.send_multipart([identity, *offer])
         router.close()
         context.term()
+
+    def offer(self, projection: bytes) -> None:
+        """Send this as a head projection, to whoever sends the next batch, after its acknowledgement."""
+        self._offers.append(projection)
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
         """Every row of this kind so far, in order of arrival."""
@@ -258,7 +267,8 @@ def servers(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     common = ["--attention-backend", "triton", "--chunked-prefill-size", "64"]
     capturing = ["--return-attention-tokens", "--attention-tokens-top-k", "16"]
     capturing += ["--attention-tokens-publish", sink.address, "--attention-tokens-spool-dir", str(logs / "spool")]
-    capturing += ["--enable-metrics"]
+    capturing += ["--enable-metrics", "--attention-head-projection-dir", str(logs / "heads")]
+    capturing += ["--attention-head-sample", "1"]
     retracting = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "9"}
     with contextlib.ExitStack() as stack:
         started = [

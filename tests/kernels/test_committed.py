@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,10 @@ def captured(num: int, *, mark: float = 0.0) -> Captured:
         topk_positions=torch.zeros(num, 2, dtype=torch.int32),
         topk_probs=torch.zeros(num, 2),
     )
+
+
+def sketched(num: int, projection: str | None) -> Captured:
+    return replace(captured(num), sketch=None if projection is None else torch.arange(num * 21.0).view(num, 21))
 
 
 def request(rid: str, *, prompt_len: int = 4, asks: bool = True, prompt: bool = False) -> SimpleNamespace:
@@ -114,6 +119,33 @@ def test_a_token_that_ends_its_answer_is_known_as_the_last(plugin: Any) -> None:
     step = plugin.readers.StepCapture(rows=captured(2), prompts=())
     (published,) = consume(plugin, make_plan(plugin, asked=[True, True]), step, reqs, [token(0, 3), token(0, 4)])
     assert published.last == [False, True]
+
+
+@pytest.mark.parametrize(("sampled", "committed"), [(0, False), (1, True), (2, True), (None, True)])
+def test_sketches_and_raw_figures_stay_with_their_rows(plugin: Any, *, sampled: int | None, committed: bool) -> None:
+    """Row 0 was taken back: what it had goes with it, and the others keep theirs."""
+    figures = None if sampled is None else torch.full((40,), 0.5)
+    step = plugin.readers.StepCapture(
+        rows=sketched(3, "a" * 64), prompts=(), head_projection="a" * 64, sampled=sampled, figures=figures
+    )
+    reqs = [request(name, asks=False) for name in "abc"]
+    plan = make_plan(plugin, asked=[False] * 3)
+    (published,) = consume(plugin, plan, step, reqs, [None, token(0, 3), token(0, 4)])
+    assert published.request_ids == ["b", "c"]
+    assert published.head_projection == "a" * 64
+    assert published.sketches.tolist() == torch.arange(63.0).view(3, 21)[1:].tolist()
+    if sampled is None or not committed:
+        assert published.head_figures is None
+    else:
+        given = [one is not None for one in published.head_figures]
+        assert given == [sampled == 1, sampled == 2]
+        assert published.head_figures[sampled - 1].tolist() == [0.5] * 40
+
+
+def test_without_a_matrix_there_is_no_sketch_and_none_is_named(plugin: Any) -> None:
+    step = plugin.readers.StepCapture(rows=sketched(1, None), prompts=())
+    (published,) = consume(plugin, make_plan(plugin, asked=[False]), step, [request("a")], [token(0, 3)])
+    assert (published.sketches, published.head_projection, published.head_figures) == (None, None, None)
 
 
 def test_a_prompt_s_parts_come_together_and_what_is_missing_is_said(plugin: Any) -> None:

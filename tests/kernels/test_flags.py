@@ -53,7 +53,22 @@ def test_the_defaults_are_those_of_the_guide() -> None:
 def test_every_flag_arrives() -> None:
     argv = ["--return-attention-tokens", "--attention-tokens-top-k", "7", "--attention-tokens-publish", "off"]
     argv += ["--attention-tokens-capture", "requested", "--attention-tokens-privacy"]
-    assert parse(*argv) == settings.CaptureSettings(top_k=7, publish_address="off", capture="requested", privacy=True)
+    argv += ["--attention-head-sample", "3", "--attention-head-projection-dir", "/not/made/where/nothing/is/published"]
+    assert parse(*argv) == settings.CaptureSettings(
+        top_k=7,
+        publish_address="off",
+        capture="requested",
+        privacy=True,
+        head_sample=3,
+        head_projection_dir="/not/made/where/nothing/is/published",
+    )
+
+
+@pytest.mark.parametrize("value", ["-1", "x", "0.5", "9" * 12])
+def test_a_sample_that_is_no_number_of_tokens_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--return-attention-tokens", f"--attention-head-sample={value}")
+    assert "or 0 for no raw figures" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "x", "4097", "1.5"])

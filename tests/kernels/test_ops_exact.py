@@ -29,7 +29,7 @@ def verdicts(computed_beside: subprocess.CompletedProcess[str]) -> dict[str, str
 def test_every_kind_of_attention_agrees_with_the_definition(verdicts: dict[str, str]) -> None:
     wrong = {name: verdict for name, verdict in verdicts.items() if verdict != "ok"}
     assert not wrong
-    assert len(verdicts) >= 21
+    assert len(verdicts) >= 33
 
 
 def test_of_equal_probabilities_the_lower_position_comes_first(verdicts: dict[str, str]) -> None:
@@ -38,6 +38,23 @@ def test_of_equal_probabilities_the_lower_position_comes_first(verdicts: dict[st
 
 def test_a_request_without_room_is_left_out(verdicts: dict[str, str]) -> None:
     assert verdicts["no room"] == "ok"
+
+
+def test_without_single_heads_all_is_as_it_was(verdicts: dict[str, str]) -> None:
+    assert verdicts["heads off"] == "ok"
+
+
+def test_a_projection_may_come_and_change_and_go_mid_way(verdicts: dict[str, str]) -> None:
+    assert verdicts["projections"] == "ok"
+    assert verdicts["wrong shapes"] == "ok"
+
+
+def test_the_sampled_row_s_figures_come_and_no_other_s(verdicts: dict[str, str]) -> None:
+    assert verdicts["sampled rows"] == "ok"
+
+
+def test_heads_of_three_ranks_add_up(verdicts: dict[str, str]) -> None:
+    assert verdicts["ranks"] == "ok"
 
 
 def test_the_script_for_gpus_runs_dry(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from test_flags import parse
 from test_publisher_faults import keys
 
-from attn_kernels.sglang_plugin.settings import CaptureSettings, default_spool_dir
+from attn_kernels.sglang_plugin.settings import CaptureSettings, default_head_projection_dir, default_spool_dir
 
 
 def test_flags_arrive_with_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,15 +112,24 @@ def test_a_spool_directory_that_is_not_used_is_neither_made_nor_refused(argv: li
     assert not (tmp_path / "spool").exists()
 
 
+def test_the_head_projection_s_directory_is_made_or_refused_in_one_line(tmp_path: Path) -> None:
+    parse("--return-attention-tokens", "--attention-head-projection-dir", str(tmp_path / "new"))
+    assert (tmp_path / "new").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="--attention-head-projection-dir: nothing can be written in"):
+        parse("--return-attention-tokens", "--attention-head-projection-dir", str(tmp_path / "file"))
+
+
 def test_a_key_of_its_own_needs_one_to_believe(tmp_path: Path) -> None:
     _, secret = keys(tmp_path, "server")
     with pytest.raises(SystemExit, match="needs --attention-tokens-curve-server-key"):
         parse("--return-attention-tokens", "--attention-tokens-curve-client-key", str(secret))
 
 
-def test_the_spool_lies_in_the_users_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_spool_and_the_matrix_lie_in_the_users_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
     assert default_spool_dir(port=30000) == Path("/state/attention-explorer/spool/30000")
+    assert default_head_projection_dir(port=30000) == Path("/state/attention-explorer/head_projections/30000")
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
     assert default_spool_dir(port=1) == Path("/home/me/.local/state/attention-explorer/spool/1")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attn_core.fingerprint import valid_rows
+from attn_core.head_projection import NUM_COLUMNS, HeadProjection
 from attn_kernels import reference
 
 
@@ -103,3 +104,62 @@ def test_every_fingerprint_holds_the_contract(n: int, seed: int, sharpness: floa
     assert 0 <= found.periodicity <= 1
     assert found.residual_mass + found.topk_probs.sum() == pytest.approx(1)
     assert found.sink_mass + found.prompt_mass <= 1 + 1e-9
+
+
+def test_head_figures_tell_each_head_apart() -> None:
+    p = np.zeros((2, 2, 150))
+    p[0, 0, [0, 3, 4]] = 0.25, 0.25, 0.5  # all of it beyond distance 100
+    p[0, 1, 149 - np.array([9, 10])] = 0.75, 0.25
+    p[1, 0, 149 - np.array([99, 100])] = 0.5
+    p[1, 1, 0] = 0.125  # seven eighths drawn off by a sink logit
+    found = reference.head_figures(p)
+    assert found.shape == (2, 2, 5)
+    assert found[0, 0] == pytest.approx([0.5, 0, 0, 1, 1.5 * math.log(2)])
+    assert found[0, 1] == pytest.approx([0, 0.75, 0.25, 0, math.log(4) - 0.75 * math.log(3)])
+    assert found[1, 0] == pytest.approx([0, 0, 0.5, 0.5, math.log(2)])
+    assert found[1, 1].tolist() == [1, 0, 0, 1, 0]
+
+
+def test_sink_positions_count_in_their_distance_class_too() -> None:
+    assert reference.head_figures(np.full((1, 1, 4), 0.25))[0, 0, :4].tolist() == [1, 1, 0, 0]
+
+
+def test_of_repeated_layers_the_figures_are_told_once() -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(130), size=(8, 3))
+    layers = (0, 0, 4, 4, 4, 7, 7, 7)
+    found = reference.head_figures(p, layers=layers)
+    assert found.shape == (3, 3, 5)
+    assert (found == reference.head_figures(p[[0, 2, 5]])).all()
+
+
+@given(st.integers(1, 300), st.integers(0, 2**32 - 1), st.floats(0.1, 20))
+def test_means_of_head_figures_are_the_fingerprint_s(n: int, seed: int, sharpness: float) -> None:
+    scores = np.random.default_rng(seed).normal(size=(8, 2, n)) * sharpness
+    p = np.exp(scores - scores.max(axis=2, keepdims=True))
+    p /= p.sum(axis=2, keepdims=True)
+    whole, figures = reference.fingerprint(p, prompt_len=1, k=1), reference.head_figures(p)
+    assert figures[..., 0].mean() == pytest.approx(whole.sink_mass)
+    assert figures[..., 1:4].mean(axis=(0, 1)) == pytest.approx(whole.vector[:3])
+    assert figures[..., 4].mean(axis=1) == pytest.approx(whole.vector[12:])
+    assert figures[..., 1:4].sum(axis=2) == pytest.approx(np.ones((8, 2)))
+
+
+def test_a_sketch_is_the_projection_s() -> None:
+    rng = np.random.default_rng(1)
+    projection = HeadProjection(
+        model="m",
+        layers=(1, 5),
+        num_heads=3,
+        matrix=rng.normal(size=(30, NUM_COLUMNS)).astype(np.float32),
+        offset=rng.normal(size=NUM_COLUMNS).astype(np.float32),
+    )
+    figures = reference.head_figures(rng.dirichlet(np.ones(130), size=(2, 3)))
+    found = reference.head_sketch(figures, matrix=projection.matrix, offset=projection.offset)
+    by_hand = projection.offset.astype(np.float64)
+    for layer in range(2):
+        for head in range(3):
+            for figure in range(5):
+                row = (layer * 3 + head) * 5 + figure
+                by_hand = by_hand + figures[layer, head, figure] * projection.matrix[row].astype(np.float64)
+    assert found == pytest.approx(by_hand)
+    assert projection.project(figures)[0] == pytest.approx(by_hand, abs=1e-5)

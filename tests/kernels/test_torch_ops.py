@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attn_core.head_projection import NUM_COLUMNS, HeadProjection
 from attn_kernels import reference, torch_ops
-from attn_kernels.torch_ops import Captured, HeadShards, LayerQueries, capture, capture_prompt
+from attn_kernels.torch_ops import Captured, HeadShards, LayerQueries, Projection, capture, capture_prompt
 
 NUM_SLOTS = 2048
 
@@ -52,9 +53,21 @@ def make_slots(rng: np.random.Generator, lens: list[int]) -> torch.Tensor:
     return torch.from_numpy(slots)
 
 
-def expected(
-    layers: list[LayerQueries], slots: torch.Tensor, *, row: int, n: int, prompt_len: int, k: int
-) -> reference.Fingerprint:
+def make_projection(*, layers: int, heads: int, seed: int = 0) -> HeadProjection:
+    """One whose sketches are about as large as the figures are."""
+    rng = np.random.default_rng(seed)
+    rows = layers * heads * 5
+    return HeadProjection(
+        model="m",
+        layers=tuple(range(layers)),
+        num_heads=heads,
+        matrix=(rng.normal(size=(rows, NUM_COLUMNS)) / rows**0.5).astype(np.float32),
+        offset=rng.normal(size=NUM_COLUMNS).astype(np.float32),
+    )
+
+
+def probabilities(layers: list[LayerQueries], slots: torch.Tensor, *, row: int, n: int) -> np.ndarray:
+    """float64 [layers, H, n], the definition's."""
     p = [
         reference.probabilities(
             layer.query[row].double().numpy(),
@@ -66,7 +79,24 @@ def expected(
         )
         for layer in layers
     ]
-    return reference.fingerprint(np.stack(p), prompt_len=prompt_len, k=k)
+    return np.stack(p)
+
+
+def expected(
+    layers: list[LayerQueries], slots: torch.Tensor, *, row: int, n: int, prompt_len: int, k: int
+) -> reference.Fingerprint:
+    return reference.fingerprint(probabilities(layers, slots, row=row, n=n), prompt_len=prompt_len, k=k)
+
+
+def check_heads(captured: Captured, p: np.ndarray, *, row: int, projection: HeadProjection, ids: list[int]) -> None:
+    """Figures and sketch of a request against the definition's, of its probabilities."""
+    figures = reference.head_figures(p, layers=ids).reshape(-1)
+    assert captured.head_figures is not None
+    assert captured.sketch is not None
+    assert captured.head_figures.dtype == captured.sketch.dtype == torch.float32
+    assert captured.head_figures[row].numpy() == pytest.approx(figures, abs=1e-5)
+    want = reference.head_sketch(figures, matrix=projection.matrix, offset=projection.offset)
+    assert captured.sketch[row].numpy() == pytest.approx(want, abs=1e-5)
 
 
 def check(captured: Captured, want: reference.Fingerprint, *, row: int) -> None:
@@ -113,14 +143,111 @@ def test_agrees_with_the_definition(
         check(captured, expected(layers, slots, row=row, n=n, prompt_len=prompt_len, k=k), row=row)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    lens=st.lists(
+        st.one_of(st.integers(1, 300), st.sampled_from([1, 4, 9, 10, 11, 99, 100, 101])), max_size=5, min_size=1
+    ),
+    same_length=st.booleans(),
+    kv_heads=st.integers(1, 3),
+    group=st.integers(1, 4),
+    window=st.sampled_from([-1, 0, 1, 37, 105]),
+    sinks=st.booleans(),
+    ids=st.sampled_from([[0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 0, 1, 1, 2, 2, 2], [0] * 8]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_single_heads_agree_with_the_definition(
+    lens: list[int], same_length: bool, kv_heads: int, group: int, window: int, sinks: bool, ids: list[int], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    lens = [lens[0]] * len(lens) if same_length else lens
+    made = make_layers(rng, batch=len(lens), kv_heads=kv_heads, group=group, dim=16, window=window, sinks=sinks)
+    layers = [made[number] for number in ids]
+    slots = make_slots(rng, lens)
+    whole = make_projection(layers=len(set(ids)), heads=kv_heads * group, seed=seed)
+    asked = {"slots": slots, "context_lens": lens, "prompt_lens": [1] * len(lens), "k": 4}
+    captured = capture(
+        layers,
+        **asked,
+        projection=Projection.of_rank(whole, num_heads=kv_heads * group),
+        with_head_figures=True,
+        layer_ids=ids,
+    )
+    for row, n in enumerate(lens):
+        check_heads(captured, probabilities(layers, slots, row=row, n=n), row=row, projection=whole, ids=ids)
+    without = capture(layers, **asked)
+    assert without.sketch is None
+    assert without.head_figures is None
+    assert torch.equal(without.vector[:, :4], captured.vector[:, :4])
+    torch.testing.assert_close(without.vector, captured.vector, atol=2e-6, rtol=0)
+    assert torch.equal(without.topk_positions, captured.topk_positions)
+
+
+@pytest.mark.parametrize("lens", [[100], [101], [99, 101, 100, 102]])
+def test_long_mass_is_0_where_the_context_does_not_reach_distance_100(lens: list[int]) -> None:
+    rng = np.random.default_rng(4)
+    layers = make_layers(rng, batch=len(lens), kv_heads=2, group=2, dim=16)
+    captured = capture(
+        layers,
+        slots=make_slots(rng, lens),
+        context_lens=lens,
+        prompt_lens=[1] * len(lens),
+        k=4,
+        with_head_figures=True,
+    )
+    assert captured.head_figures is not None
+    for n, long_mass in zip(lens, captured.head_figures[:, 3::5], strict=True):
+        assert bool((long_mass > 0).all()) if n > 100 else bool((long_mass == 0).all())
+
+
+def test_sketch_and_figures_come_only_where_asked_for() -> None:
+    rng = np.random.default_rng(2)
+    layers = make_layers(rng, batch=1, kv_heads=1, group=2, dim=16)
+    asked = {"slots": make_slots(rng, [40]), "context_lens": [40], "prompt_lens": [1], "k": 4}
+    own = Projection.of_rank(make_projection(layers=8, heads=2), num_heads=2)
+    sketch, figures = capture(layers, **asked, projection=own), capture(layers, **asked, with_head_figures=True)
+    assert sketch.head_figures is None
+    assert figures.sketch is None
+    assert figures.head_figures is not None
+    assert sketch.sketch is not None
+    want = figures.head_figures.double() @ own.matrix.double() + own.offset
+    torch.testing.assert_close(sketch.sketch.double(), want, atol=1e-6, rtol=0)
+
+
+def test_each_changes_what_there_is() -> None:
+    rng = np.random.default_rng(2)
+    layers = make_layers(rng, batch=2, kv_heads=1, group=2, dim=16)
+    slots = make_slots(rng, [40, 41])
+    captured = capture(
+        layers, slots=slots, context_lens=[40, 41], prompt_lens=[1, 1], k=4, with_head_figures=True
+    ).each(lambda tensor: tensor[1:])
+    assert captured.sketch is None
+    assert captured.head_figures is not None
+    assert (captured.vector.shape, captured.head_figures.shape) == ((1, 20), (1, 80))
+
+
+def test_a_rank_has_the_rows_of_its_own_heads() -> None:
+    whole = make_projection(layers=3, heads=4)
+    by_head = whole.matrix.reshape(3, 4, 5, NUM_COLUMNS)
+    own = Projection.of_rank(whole, num_heads=2, first_head=1)
+    assert (own.matrix.numpy() == by_head[:, 1:3].reshape(-1, NUM_COLUMNS)).all()
+    assert (own.offset.numpy() == whole.offset).all()
+
+
 def test_lengths_far_apart_are_computed_apart_and_come_back_in_order() -> None:
     rng = np.random.default_rng(7)
     lens = [900, 3, 40, 870, 5, 1]
     layers = make_layers(rng, batch=6, kv_heads=3, group=3, dim=64, logit_cap=0.0, window=-1)
     slots = make_slots(rng, lens)
-    captured = capture(layers, slots=slots, context_lens=lens, prompt_lens=[1] * 6, k=4)
+    whole = make_projection(layers=8, heads=9)
+    own = Projection.of_rank(whole, num_heads=9)
+    captured = capture(
+        layers, slots=slots, context_lens=lens, prompt_lens=[1] * 6, k=4, projection=own, with_head_figures=True
+    )
     for row, n in enumerate(lens):
         check(captured, expected(layers, slots, row=row, n=n, prompt_len=1, k=4), row=row)
+        p = probabilities(layers, slots, row=row, n=n)
+        check_heads(captured, p, row=row, projection=whole, ids=list(range(8)))
 
 
 def test_of_equal_probabilities_the_lower_position_comes_first() -> None:
@@ -146,11 +273,26 @@ def test_a_prompt_s_positions_agree_with_the_definition(
 ) -> None:
     monkeypatch.setattr(torch_ops, "_PROMPT_BLOCK", block)
     rng = np.random.default_rng(11)
-    first, num, prompt_len = 30, 45, 90
+    first, num, prompt_len = 70, 45, 130
     layers = make_layers(rng, batch=num, kv_heads=2, group=3, dim=16, logit_cap=5.0, window=window, sinks=sinks)
     slots = make_slots(rng, [first + num])
+    whole = make_projection(layers=1, heads=6)
+    captured = capture_prompt(
+        [layers[0]] * 8,
+        slots=slots,
+        first=first,
+        prompt_len=prompt_len,
+        k=8,
+        projection=Projection.of_rank(whole, num_heads=6),
+        with_head_figures=True,
+        layer_ids=[3] * 8,
+    )
+    for row in range(num):
+        p = probabilities(layers[:1], slots.expand(num, -1), row=row, n=first + row + 1)
+        check_heads(captured, p, row=row, projection=whole, ids=[3])
     captured = capture_prompt(layers, slots=slots, first=first, prompt_len=prompt_len, k=8)
     assert captured.vector.shape == (num, 20)
+    assert captured.sketch is None
     for row in range(num):
         want = expected(layers, slots.expand(num, -1), row=row, n=first + row + 1, prompt_len=prompt_len, k=8)
         check(captured, want, row=row)
@@ -215,20 +357,23 @@ def _of_one_rank(rank: int, folder: str) -> None:
         sinks = None if layer.sinks is None else layer.sinks[heads]
         return replace(layer, query=layer.query[:, heads], keys=layer.keys[:, rank : rank + 1], sinks=sinks)
 
-    shards = HeadShards(num_heads=4, all_reduce=all_reduce)
-    whole = capture(layers, slots=slots, context_lens=lens, prompt_lens=[5, 5, 5], k=8)
-    halves = capture(
-        [own(layer) for layer in layers], slots=slots, context_lens=lens, prompt_lens=[5, 5, 5], k=8, shards=shards
-    )
+    shards = HeadShards(num_heads=4, all_reduce=all_reduce, first_head=2 * rank)
+    projection = make_projection(layers=8, heads=4)
+    of_all = Projection.of_rank(projection, num_heads=4)
+    of_rank = Projection.of_rank(projection, num_heads=2, first_head=2 * rank)
+    asked = {"slots": slots, "context_lens": lens, "prompt_lens": [5, 5, 5], "k": 8, "with_head_figures": True}
+    whole = capture(layers, **asked, projection=of_all)
+    halves = capture([own(layer) for layer in layers], **asked, projection=of_rank, shards=shards)
     assert len(reductions) == 1, "once a step, whatever the lengths"
-    whole_prompt = capture_prompt(prompts, slots=slots[:1], first=4, prompt_len=24, k=8)
-    half_prompt = capture_prompt(
-        [own(layer) for layer in prompts], slots=slots[:1], first=4, prompt_len=24, k=8, shards=shards
-    )
+    asked = {"slots": slots[:1], "first": 4, "prompt_len": 24, "k": 8, "with_head_figures": True}
+    whole_prompt = capture_prompt(prompts, **asked, projection=of_all)
+    half_prompt = capture_prompt([own(layer) for layer in prompts], **asked, projection=of_rank, shards=shards)
     for one, other in ((whole, halves), (whole_prompt, half_prompt)):
         torch.testing.assert_close(other.vector, one.vector, atol=2e-6, rtol=0)
         torch.testing.assert_close(other.companions, one.companions, atol=2e-6, rtol=0)
         torch.testing.assert_close(other.topk_probs, one.topk_probs, atol=2e-6, rtol=0)
+        torch.testing.assert_close(other.sketch, one.sketch, atol=5e-6, rtol=0)
+        torch.testing.assert_close(other.head_figures, one.head_figures, atol=2e-6, rtol=0)
     torch.distributed.destroy_process_group()
 
 

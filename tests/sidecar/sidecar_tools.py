@@ -21,6 +21,9 @@ from attn_core.classify import ClassifierArrays
 from attn_core.features import features_from_vectors
 from attn_core.fingerprint import DIM, valid_rows
 from attn_core.head_projection import NUM_EVIDENCE, NUM_HEAD_FIGURES, NUM_SKETCH
+from attn_core.landmarks import Landmarks
+from attn_core.space import FILE_NAME as SPACE
+from attn_core.space import Space
 from attn_core.zones import FILE_NAME, ZONES, ZoneFormulas
 
 START_US = 1_700_000_000_000_000
@@ -132,25 +135,32 @@ def publish_bundle(
     context_len = rows.column("context_len").to_numpy()
     features = features_from_vectors(vectors, context_len=context_len, sink_mass=rows.column("sink_mass").to_numpy())
     half = num_points // 2
+    rng = np.random.default_rng(seed)
+    positions = {name: rng.normal(size=num_points).astype(np.float32) for name in ("x", "y")}
     of_point = np.repeat(np.array(cluster_ids, dtype=np.int32), [half, num_points - half])
 
     def write(directory):
         ClassifierArrays(
-            prototypes=features,
-            prototype_start=np.array([0, half], dtype=np.int32),
             cluster_ids=np.array(cluster_ids, dtype=np.int32),
-            cluster_radius=np.array([0.3, 0.3], dtype=np.float32),
-            cluster_curve=np.array([[0, 1], [0.5, 0.95]], dtype=np.float32),
+            averages=Landmarks(
+                # Each token many times over: it and what equals it decide alone for it.
+                rows=np.repeat(features, 8, axis=0),
+                label=np.repeat(np.arange(2, dtype=np.int32), [8 * half, 8 * (num_points - half)]),
+                position=np.repeat(np.column_stack([positions["x"], positions["y"]]), 8, axis=0),
+                cell_start=np.zeros(1, dtype=np.int32),
+                reach=np.array([0.3, 0.3], dtype=np.float32),
+                claimed_curve=np.array([[0, 1], [0.5, 0.95]], dtype=np.float32),
+                unclaimed_curve=np.array([[0, 1], [0.8, 0.5]], dtype=np.float32),
+            ),
         ).save(directory / "classifier.npz")
+        Space.plain().save(directory / SPACE)
         (formulas or ZoneFormulas.shipped()).save(directory / FILE_NAME)
-        rng = np.random.default_rng(seed)
         points = {
             "request_id": rows.column("request_id"),
             "step": rows.column("step"),
             "captured_at_us": rows.column("captured_at_us"),
             "token_text": rows.column("token_text"),
-            "x": rng.normal(size=num_points).astype(np.float32),
-            "y": rng.normal(size=num_points).astype(np.float32),
+            **positions,
             "cluster_id": of_point,
             "zone": [ZONES[1]] * half + [ZONES[3]] * (num_points - half),
             "confidence": np.full(num_points, 0.8, dtype=np.float32),

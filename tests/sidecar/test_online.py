@@ -12,7 +12,6 @@ from starlette.testclient import TestClient
 
 from attn_core import early_run, wire
 from attn_core.baseline import FILE_NAME, Baseline, baseline_from_answers
-from attn_core.classify import ClassifierArrays, no_clusters
 from attn_core.early_run import EarlyRun
 from attn_core.errors import BundleError, SettingsError
 from attn_core.features import NUM_FEATURES, features_from_vectors
@@ -21,7 +20,7 @@ from attn_sidecar.health import HealthBoard
 from attn_sidecar.online.asking import Asker
 from attn_sidecar.online.bounds import Bounds
 from attn_sidecar.online.departure import NUM_GROUPS, Departure, Interval
-from attn_sidecar.online.followed import FollowedPrototypes
+from attn_sidecar.online.followed import FollowedCentres
 
 FIRST, SECOND = "2026-01-10T04-02-11", "2026-01-10T05-00-00"
 TOKENS_A_REQUEST = 50
@@ -114,44 +113,29 @@ def test_what_is_old_is_forgotten():
     assert found.novelty() < 0.02
 
 
-def two_prototypes():
-    return ClassifierArrays(
-        **{
-            **vars(no_clusters()),
-            "prototypes": np.array([np.zeros(NUM_FEATURES), np.eye(NUM_FEATURES)[0] * 10], dtype=np.float32),
-            "prototype_start": np.array([0, 1], np.int32),
-            "cluster_ids": np.array([0, 1], np.int32),
-            "cluster_radius": np.array([2.0, 2.0], np.float32),
-        }
-    )
+def test_a_point_moves_the_centre_of_its_own_cluster_only():
+    base = baseline()
+    followed = FollowedCentres(base)
+    point = base.mean[0] + 8.0 * np.eye(NUM_FEATURES)[0]
+    followed.take(point[None], cluster_ids=np.array([0]))
+    assert followed.positions[0, 0] == pytest.approx(base.mean[0, 0] + 8.0 / 21)
+    assert followed.positions[1].tolist() == base.mean[1].tolist()
+    followed.take(point[None], cluster_ids=np.array([-1]))
+    assert followed.positions[0, 0] == pytest.approx(base.mean[0, 0] + 8.0 / 21)
 
 
-def test_a_point_moves_a_prototype_of_its_own_cluster_only():
-    """Nearest to the other cluster's prototype, and given to this one on arrival: it counts as being elsewhere."""
-    followed = FollowedPrototypes(two_prototypes())
-    point = np.zeros((1, NUM_FEATURES))
-    point[0, 0] = 8.0
-    followed.take(point, cluster_ids=np.array([0]))
-    assert followed.positions[0, 0] == pytest.approx(8.0 / 21)
-    assert followed.positions[1, 0] == 10.0
-    assert followed.elsewhere() == 1.0
-    followed.take(point, cluster_ids=np.array([-1]))
-    assert followed.positions[0, 0] == pytest.approx(8.0 / 21)
-
-
-def test_prototypes_follow_and_the_served_ones_stay():
+def test_centres_follow_and_the_served_ones_stay():
     features, clusters, _ = clustered(40, seed=1, unclaimed=0.0, moved=0.5)
-    arrays = two_prototypes()
-    before = arrays.prototypes.copy()
-    followed = FollowedPrototypes(arrays)
+    base = baseline()
+    before = base.mean.copy()
+    followed = FollowedCentres(base)
     assert followed.shift() is None
     for _ in range(5):
         followed.forget(0.5)
         followed.take(features, cluster_ids=clusters)
     assert followed.positions[:, 1] == pytest.approx([0.5, 0.5], abs=0.15)
-    assert followed.shift() == pytest.approx(0.25, abs=0.1)
-    assert followed.elsewhere() == 0.0
-    assert (arrays.prototypes == before).all()
+    assert followed.shift() == pytest.approx(0.5, abs=0.15)
+    assert (base.mean == before).all()
 
 
 def test_a_baseline_comes_back_as_it_was_saved(tmp_path):

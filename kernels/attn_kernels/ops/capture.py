@@ -7,6 +7,9 @@ A step goes like this; nothing in it waits for the device, allocates, or depends
         stock kernel with score_mod=store_scores, aux_tensors=capture.aux_tensors(c) and attn_lse=capture.lse(c)
         or, after a backend that is left alone: capture.beside(c, ...)                # 1 launch
     captured = capture.finish(num_splits=...)                                         # 2 launches
+
+With `CaptureShape.heads` the single heads come too: the sketch once there is a projection (`set_projection`), the raw
+figures of one request a step (`sample_row`, `sampled_figures`).
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ import torch
 import triton
 
 from attn_core.fingerprint import DIM
+from attn_core.head_projection import NUM_COLUMNS
 from attn_kernels.ops import beside as beside_ops
 from attn_kernels.ops import finish as finish_ops
-from attn_kernels.ops.buffers import NUM_OUTPUTS, Buffers, CaptureShape
+from attn_kernels.ops.buffers import NUM_OUTPUTS, Buffers, CaptureShape, HeadBuffers
 from attn_kernels.ops.finish import BLOCK
 from attn_kernels.ops.scores import launch_plan, store_scores
 from attn_kernels.torch_ops import Captured
@@ -27,6 +31,8 @@ from attn_kernels.torch_ops import Captured
 __all__ = ["Capture", "Keys", "store_scores"]
 
 _HEADS_AT_ONCE = 16
+_HEADS_PROJECTED = 32
+"""Heads whose figures are multiplied by the matrix at once."""
 _MOST_SPLITS_INLINE = 32
 """With more splits a head than this, one launch more adds them up beforehand."""
 _MOST_BLOCKS_SORTED = 64
@@ -69,7 +75,52 @@ class Capture:
         self._window_extra = 0
         self._last_queries: torch.Tensor | None = None
         self._turn = 0
+        self._sampled = -1
         self._aux = [[self.buffers.aux_tensor(c)] for c in range(len(shape.distinct))]
+
+    @property
+    def _heads(self) -> HeadBuffers:
+        if self.buffers.heads is None:
+            raise RuntimeError("this capture was made without single heads: CaptureShape(heads=True)")
+        return self.buffers.heads
+
+    def set_projection(self, matrix: torch.Tensor, offset: torch.Tensor) -> None:
+        """Make sketches with this matrix from here on; recorded CUDA graphs do so too.
+
+        On the host: `matrix` float32 [L * H * 5, 21], the rows of this rank's heads (`torch_ops.Projection.of_rank`),
+        `offset` float32 [21]. Copied on the current stream, which has to be the one that steps run on; nothing waits.
+        """
+        target = self._heads.projection
+        for source, shape in ((matrix, (len(target) - 1, NUM_COLUMNS)), (offset, (NUM_COLUMNS,))):
+            if source.shape != shape:
+                raise ValueError(f"a projection of {list(source.shape)} where {list(shape)} is expected")
+        # As wide as on the device: one plain copy. Torch keeps pinned memory until the copy is done.
+        wide = torch.zeros(target.shape, dtype=torch.float32, pin_memory=target.device.type == "cuda")
+        wide[:-1, :NUM_COLUMNS] = matrix
+        wide[-1, :NUM_COLUMNS] = offset
+        target.copy_(wide, non_blocking=True)
+
+    def clear_projection(self) -> None:
+        """Make no sketches from here on, as before the first `set_projection`: they are NaN."""
+        self._heads.offset.fill_(float("nan"))
+
+    def sample_row(self, index: int) -> None:
+        """From here on `sampled_figures` gets the figures of row `index` of each step; -1: of none.
+
+        Before `finish` (or `sums`, or a replay), on the stream that steps run on; every rank the same. Nothing waits.
+        """
+        if index != self._sampled:
+            self._heads.sampled_row.fill_(index)
+            self._sampled = index
+
+    @property
+    def sampled_figures(self) -> torch.Tensor:
+        """float32 [L * all ranks' H * 5], the raw figures of the sampled row; NaN where that was not captured.
+
+        A view, written again by the next step: copy it on the stream that steps run on. Where ranks add up, it holds
+        all heads once they have, and 0 where no row of the step was sampled.
+        """
+        return self._heads.sampled.view(-1)
 
     def begin_step(
         self,
@@ -197,7 +248,7 @@ class Capture:
         recorded in a CUDA graph, and write to a third buffer, which `replayed` shows.
         """
         self._sums(num_splits, records=True)
-        return self._rows(recorded=recorded)
+        return self._rows(recorded=recorded, from_products=False)
 
     def replayed(self, batch: int) -> Captured:
         """What the graph that was replayed last gave for the first `batch` requests."""
@@ -206,6 +257,25 @@ class Capture:
     def sums(self, *, num_splits: torch.Tensor | None = None) -> torch.Tensor:
         """The first half alone, where other ranks hold other heads: the float32 buffer to be summed over ranks."""
         self._sums(num_splits, records=False)
+        shape, heads = self.shape, self.buffers.heads
+        if heads is not None:
+            finish_ops.heads_kernel[(self._batch,)](
+                self.buffers.plan,
+                heads.masses,
+                heads.entropies,
+                heads.matrix,
+                heads.sampled_row,
+                heads.products,
+                heads.sampled,
+                shape.all_heads,
+                shape.first_head,
+                ROWS=shape.rows,
+                LAYERS=len(shape.distinct),
+                HEADS=shape.num_heads,
+                HC=_HEADS_PROJECTED,
+                BLOCK=BLOCK,
+                num_warps=4,
+            )
         return self.buffers.sums
 
     def statistics(self, *, recorded: bool = False) -> Captured:
@@ -221,10 +291,10 @@ class Capture:
             BLOCK=BLOCK,
             num_warps=4,
         )
-        return self._rows(recorded=recorded)
+        return self._rows(recorded=recorded, from_products=True)
 
     def _sums(self, num_splits: torch.Tensor | None, *, records: bool) -> None:
-        shape, buffers = self.shape, self.buffers
+        shape, buffers, heads = self.shape, self.buffers, self.buffers.heads
         lse, splits = buffers.lse, buffers.all_splits if num_splits is None else num_splits
         if shape.max_splits > _MOST_SPLITS_INLINE:
             self._combine(splits)
@@ -241,19 +311,22 @@ class Capture:
             buffers.sums,
             buffers.records,
             buffers.maxima,
+            None if heads is None else heads.masses,
+            None if heads is None else heads.entropies,
             shape.capacity,
             lse.stride(0),
-            1.0 / (shape.total_heads or shape.num_heads),
+            1.0 / shape.all_heads,
             self._window_extra,
             LAYERS=len(shape.distinct),
             HEADS=shape.num_heads,
-            HB=min(triton.next_power_of_2(shape.num_heads), _HEADS_AT_ONCE),
+            HB=finish_ops.heads_at_once(shape.num_heads, has_sinks=shape.has_sinks, single_heads=shape.heads),
             S=lse.shape[3],
             SP=triton.next_power_of_2(lse.shape[3]),
             ROWS=shape.rows,
             BLOCK=BLOCK,
             HAS_SINKS=shape.has_sinks,
             RECORDS=records,
+            SINGLE_HEADS=heads is not None,
             num_warps=4,
             **self._sums_options,
         )
@@ -278,8 +351,8 @@ class Capture:
             num_warps=4,
         )
 
-    def _rows(self, *, recorded: bool) -> Captured:
-        shape, buffers = self.shape, self.buffers
+    def _rows(self, *, recorded: bool, from_products: bool) -> Captured:
+        shape, buffers, heads = self.shape, self.buffers, self.buffers.heads
         self._turn = _OF_GRAPHS if recorded else int(self._turn == 0)
         out = buffers.outputs[self._turn]
         k = triton.next_power_of_2(shape.top_k)
@@ -290,33 +363,51 @@ class Capture:
             buffers.records,
             buffers.maxima,
             buffers.slot_layers,
+            None if heads is None else heads.masses,
+            None if heads is None else heads.entropies,
+            None if heads is None else heads.matrix,
+            None if heads is None else heads.offset,
+            None if heads is None else heads.sampled_row,
+            None if heads is None else heads.products,
+            None if heads is None else heads.sampled,
             out,
             shape.capacity,
             shape.top_k,
             out.stride(0),
+            shape.all_heads,
+            shape.first_head,
             ROWS=shape.rows,
             K=k,
             BLOCK=BLOCK,
             CHUNK=max(k, 256 if best_blocks else 2048),
             BEST_BLOCKS=best_blocks,
+            LAYERS=len(shape.distinct),
+            HEADS=shape.num_heads,
+            HC=_HEADS_PROJECTED,
+            SINGLE_HEADS=heads is not None,
+            FROM_PRODUCTS=from_products,
             num_warps=8,
         )
         return unpack(out[: self._batch], k=shape.top_k)
 
     @property
     def packed(self) -> torch.Tensor:
-        """float32 [B, 24 + 2 k]: all that the last `finish` gave, in one piece for one copy; see `unpack`."""
+        """float32 [B, 24 + 2 k], with single heads 21 more: all that the last `finish` gave, in one piece for one copy.
+
+        See `unpack`.
+        """
         return self.buffers.outputs[self._turn][: self._batch]
 
 
 def unpack(packed: torch.Tensor, *, k: int) -> Captured:
-    """The parts of `Capture.packed`, as views."""
-    ends = NUM_OUTPUTS, NUM_OUTPUTS + k
+    """The parts of `Capture.packed`, as views; with single heads also the sketch."""
+    ends = NUM_OUTPUTS, NUM_OUTPUTS + k, NUM_OUTPUTS + 2 * k
     return Captured(
         vector=packed[:, :DIM],
         companions=packed[:, DIM:NUM_OUTPUTS],
         topk_probs=packed[:, ends[0] : ends[1]],
-        topk_positions=packed[:, ends[1] :].view(torch.int32),
+        topk_positions=packed[:, ends[1] : ends[2]].view(torch.int32),
+        sketch=packed[:, ends[2] :] if packed.shape[1] > ends[2] else None,
     )
 
 

@@ -1,12 +1,15 @@
 """From stored scores to the fingerprint: each score is read once.
 
-Three kernels, of which a step launches two (three where ranks add up their sums between them), whatever the batch,
-the captured layers and the context:
+Of these kernels a step launches two (three where ranks add up their sums between them, four with single heads then),
+whatever the batch, the captured layers and the context:
 
 - `sums_kernel`: P, summed over this rank's heads and the captured layers, and the layers' entropies;
 - `records_kernel`: what a block of 128 positions adds to masses and entropy, and its largest P. Inlined into
   `sums_kernel` where no other rank adds to P;
 - `rows_kernel`: adds the blocks up, finds the period and the top-k.
+
+With single heads (`CaptureShape.heads`) `sums_kernel` also keeps each head's masses and entropies, and `rows_kernel`
+makes the sketch of them; where ranks add up, `heads_kernel` makes this rank's part of it before they do.
 
 Blocks are worked off by a fixed number of programs, which read how many there are from the device.
 """
@@ -17,6 +20,7 @@ import triton
 import triton.language as tl
 
 from attn_core.fingerprint import HISTOGRAM_EDGES, LOCAL_END, MID_END, SINK_POSITIONS
+from attn_core.head_projection import NUM_COLUMNS, NUM_HEAD_FIGURES
 from attn_kernels.reference import (
     PERIOD_DISTANCES,
     PERIOD_FLOOR,
@@ -41,6 +45,11 @@ SLOTS = 8
 """Layer entropies of the vector."""
 RECORD = 16
 """Floats of a block's record: the 11 masses of DISTANCE_BINS, sink, prompt, entropy; two spare."""
+HEAD_MASSES = 5
+"""Masses kept of a head: on the sink, then local and mid of the request's last block, then of the one before it. No
+other block has distances under MID_END."""
+MATRIX_COLUMNS = 32
+"""Columns of the projection's matrix on the device, a power of two."""
 SUMS_REGISTERS = 96
 """Registers a thread of `sums_kernel` may take: left to itself ptxas spills a word for the sake of one block more."""
 MIN_BLOCK_KV: tl.constexpr = tl.constexpr(32)
@@ -50,6 +59,13 @@ _SINK = tl.constexpr(len(DISTANCE_BINS))
 _PROMPT = tl.constexpr(len(DISTANCE_BINS) + 1)
 _ENTROPY = tl.constexpr(len(DISTANCE_BINS) + 2)
 _SINK_POSITIONS = tl.constexpr(SINK_POSITIONS)
+_LOCAL_END = tl.constexpr(LOCAL_END)
+_MID_END = tl.constexpr(MID_END)
+_HEAD_MASSES = tl.constexpr(HEAD_MASSES)
+_HEAD_FIGURES = tl.constexpr(NUM_HEAD_FIGURES)
+_COLUMNS = tl.constexpr(NUM_COLUMNS)
+_MATRIX_COLUMNS = tl.constexpr(MATRIX_COLUMNS)
+_BLOCKS_AT_ONCE = tl.constexpr(128)
 _RECORD = tl.constexpr(RECORD)
 _SLOTS = tl.constexpr(SLOTS)
 _P_DISTANCES = tl.constexpr(PERIOD_DISTANCES)
@@ -59,6 +75,11 @@ _P_MIN = tl.constexpr(PERIOD_MIN)
 _P_QUIET = tl.constexpr(PERIOD_QUIET)
 _P_REPEATS = tl.constexpr(PERIOD_REPEATS)
 _P_REACH = tl.constexpr(PERIOD_TREND // 2)
+
+
+def heads_at_once(num_heads: int, *, has_sinks: bool, single_heads: bool) -> int:
+    """HB of `sums_kernel`, a power of two: half as many where both are done, which would spill registers otherwise."""
+    return min(triton.next_power_of_2(num_heads), 8 if has_sinks and single_heads else 16)
 
 
 @triton.jit
@@ -105,6 +126,29 @@ def _record(p, j, inside, n, prompt, item, Edges, Records, Maxima):  # type: ign
 
 
 @triton.jit
+def _keep_heads(  # type: ignore[no-untyped-def]
+    p, terms, head_mask, j, n, block, masses_at, entropies_at, HeadMasses, HeadEntropies, CAPTURED: tl.constexpr
+):
+    """Store what one block of a request adds to the figures of some of this rank's CAPTURED heads.
+
+    `p` float32 [HB, BLOCK], the heads' own distributions at positions `j`, `terms` p ln p. `masses_at` int32 [HB] are
+    the heads' places among the request's masses, `entropies_at` among all entropies.
+    """
+    tl.store(HeadEntropies + entropies_at, -tl.sum(terms, 1), mask=head_mask)
+    if block == 0:
+        sink = tl.sum(tl.where((j < _SINK_POSITIONS)[None, :], p, 0.0), 1)
+        tl.store(HeadMasses + masses_at, sink, mask=head_mask)
+    before_last = (n - 1) // j.shape[0] - block
+    if before_last < 2:
+        d = (n - 1 - j)[None, :]
+        at = masses_at + (1 + 2 * before_last) * CAPTURED
+        # What lies past the request's end has a p of 0.
+        tl.store(HeadMasses + at, tl.sum(tl.where(d < _LOCAL_END, p, 0.0), 1), mask=head_mask)
+        mid = tl.sum(tl.where((d >= _LOCAL_END) & (d < _MID_END), p, 0.0), 1)
+        tl.store(HeadMasses + at + CAPTURED, mid, mask=head_mask)
+
+
+@triton.jit
 def sums_kernel(  # type: ignore[no-untyped-def]
     Scores,
     Lse,
@@ -117,6 +161,8 @@ def sums_kernel(  # type: ignore[no-untyped-def]
     Sums,
     Records,
     Maxima,
+    HeadMasses,
+    HeadEntropies,
     capacity,
     lse_stride_layer,
     head_share,
@@ -130,12 +176,14 @@ def sums_kernel(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     HAS_SINKS: tl.constexpr,
     RECORDS: tl.constexpr,
+    SINGLE_HEADS: tl.constexpr,
 ):
     """P and the layers' entropies of this rank's heads, block by block.
 
     `Scores` float32 ``[LAYERS, HEADS, capacity]``; `Lse` float32 ``[LAYERS, rows, HEADS, S]``; `Sums` float32: P
     ``[capacity]``, then the entropies ``[capacity / BLOCK, SLOTS]``, both already divided by the heads of all ranks
-    (`head_share`, `Weights`), so that adding up ranks gives the means.
+    (`head_share`, `Weights`), so that adding up ranks gives the means. With SINGLE_HEADS also `HeadMasses` float32
+    ``[rows, HEAD_MASSES, LAYERS * HEADS]`` and `HeadEntropies` float32 ``[capacity / BLOCK, LAYERS * HEADS]``.
     """
     offsets = tl.load(Plan + tl.arange(0, ROWS))
     total = tl.load(Plan + 3 * ROWS)
@@ -143,7 +191,8 @@ def sums_kernel(  # type: ignore[no-untyped-def]
     for item in range(tl.program_id(0), total, tl.num_programs(0)):
         row = _row_of(offsets, item, ROWS, BLOCK)
         n = tl.load(Plan + ROWS + row)
-        j = item * BLOCK - tl.load(Plan + row) + tl.arange(0, BLOCK)
+        first = item * BLOCK - tl.load(Plan + row)
+        j = first + tl.arange(0, BLOCK)
         inside = j < n
         place = item * BLOCK + tl.arange(0, BLOCK)
         num_splits = tl.load(NumSplits + row)
@@ -167,7 +216,15 @@ def sums_kernel(  # type: ignore[no-untyped-def]
                 )
                 log_p = scores - norm[:, None]
                 p = tl.exp(log_p)
-                layer_entropy -= tl.sum(tl.where(p > 0, p * log_p, 0.0), 0)
+                terms = tl.where(p > 0, p * log_p, 0.0)
+                layer_entropy -= tl.sum(terms, 0)
+                if SINGLE_HEADS:
+                    captured = c * HEADS + heads
+                    _keep_heads(
+                        p, terms, head_mask, j, n, first // BLOCK,
+                        row * (_HEAD_MASSES * LAYERS * HEADS) + captured, item * (LAYERS * HEADS) + captured,
+                        HeadMasses, HeadEntropies, LAYERS * HEADS,
+                    )  # fmt: skip
                 if HAS_SINKS:
                     # What the sink logit leaves of the head; its entropy is that of its own distribution.
                     sink = tl.load(Sinks + c * HEADS + heads, mask=head_mask, other=float("-inf"))
@@ -194,6 +251,128 @@ def records_kernel(  # type: ignore[no-untyped-def]
         j = item * BLOCK - tl.load(Plan + row) + tl.arange(0, BLOCK)
         p = tl.load(Sums + item * BLOCK + tl.arange(0, BLOCK))
         _record(p, j, j < n, n, tl.load(Plan + 2 * ROWS + row), item, Edges, Records, Maxima)
+
+
+@triton.jit
+def _times_rows(figure, Matrix, rows, there):  # type: ignore[no-untyped-def]
+    """float64 [HC, MATRIX_COLUMNS]: one figure of some heads, float64, times its rows of the matrix."""
+    column = tl.arange(0, _MATRIX_COLUMNS)
+    mask = there[:, None] & (column < _COLUMNS)[None, :]
+    factors = tl.load(Matrix + rows[:, None] * _MATRIX_COLUMNS + column[None, :], mask=mask, other=0.0)
+    return figure[:, None] * factors.to(tl.float64)
+
+
+@triton.jit
+def _head_product(  # type: ignore[no-untyped-def]
+    HeadMasses,
+    HeadEntropies,
+    Matrix,
+    Sampled,
+    row,
+    sampled_row,
+    writes,
+    offset,
+    n,
+    all_heads,
+    first_head,
+    LAYERS: tl.constexpr,
+    HEADS: tl.constexpr,
+    HC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """float64 [MATRIX_COLUMNS]: a request's head figures times the matrix; 0 where it is not captured.
+
+    In float64, since the parts may be far larger than what is left of them. Where `writes`, the figures go to
+    `Sampled` float32 ``[LAYERS, all_heads, 5]``: NaN of a request that is not captured, 0 of one not sampled.
+    """
+    CAPTURED: tl.constexpr = LAYERS * HEADS
+    first_block = offset // BLOCK
+    num_blocks = tl.where(offset >= 0, tl.cdiv(n, BLOCK), 0)
+    # Conditions of the request as numbers of heads: the interpreter makes no mask of a scalar truth value.
+    num_there = tl.where(offset >= 0, CAPTURED, 0)
+    num_two = tl.where(num_blocks > 1, CAPTURED, 0)
+    num_far = tl.where(n > _MID_END, num_there, 0)
+    products = tl.zeros([HC, _MATRIX_COLUMNS], tl.float64)
+    for start in range(0, CAPTURED, HC):
+        head = start + tl.arange(0, HC)
+        there = head < num_there
+        # Lane by lane, and over the lanes once: a long context waits for memory, not for reductions.
+        parts = tl.zeros([_BLOCKS_AT_ONCE, HC], tl.float32)
+        for b in range(0, num_blocks, _BLOCKS_AT_ONCE):
+            block = b + tl.arange(0, _BLOCKS_AT_ONCE)
+            parts += tl.load(
+                HeadEntropies + (first_block + block)[:, None] * CAPTURED + head[None, :],
+                mask=(block < num_blocks)[:, None] & there[None, :],
+                other=0.0,
+            )
+        entropy = tl.sum(parts, 0).to(tl.float64)
+        masses = HeadMasses + row * (_HEAD_MASSES * CAPTURED) + head
+        two = head < num_two
+        sink = tl.load(masses, mask=there, other=0.0).to(tl.float64)
+        local = tl.load(masses + CAPTURED, mask=there, other=0.0).to(tl.float64)
+        local += tl.load(masses + 3 * CAPTURED, mask=two, other=0.0).to(tl.float64)
+        mid = tl.load(masses + 2 * CAPTURED, mask=there, other=0.0).to(tl.float64)
+        mid += tl.load(masses + 4 * CAPTURED, mask=two, other=0.0).to(tl.float64)
+        far = tl.where(head < num_far, tl.maximum(1.0 - local - mid, 0.0), 0.0)
+        at = head * _HEAD_FIGURES
+        products += _times_rows(sink, Matrix, at, there)
+        products += _times_rows(local, Matrix, at + 1, there)
+        products += _times_rows(mid, Matrix, at + 2, there)
+        products += _times_rows(far, Matrix, at + 3, there)
+        products += _times_rows(entropy, Matrix, at + 4, there)
+        if writes:
+            out = Sampled + ((head // HEADS) * all_heads + first_head + head % HEADS) * _HEAD_FIGURES
+            absent = tl.where(offset >= 0, 0.0, float("nan")).to(tl.float32)
+            real = head < CAPTURED
+            keep = row == sampled_row
+            tl.store(out, tl.where(keep, sink.to(tl.float32) + absent, 0.0), mask=real)
+            tl.store(out + 1, tl.where(keep, local.to(tl.float32) + absent, 0.0), mask=real)
+            tl.store(out + 2, tl.where(keep, mid.to(tl.float32) + absent, 0.0), mask=real)
+            tl.store(out + 3, tl.where(keep, far.to(tl.float32) + absent, 0.0), mask=real)
+            tl.store(out + 4, tl.where(keep, entropy.to(tl.float32) + absent, 0.0), mask=real)
+    return tl.sum(products, 0)
+
+
+@triton.jit
+def heads_kernel(  # type: ignore[no-untyped-def]
+    Plan,
+    HeadMasses,
+    HeadEntropies,
+    Matrix,
+    SampledRow,
+    Products,
+    Sampled,
+    all_heads,
+    first_head,
+    ROWS: tl.constexpr,
+    LAYERS: tl.constexpr,
+    HEADS: tl.constexpr,
+    HC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """This rank's part of each request's sketch, for ranks to add up: one program a request.
+
+    `Products` float32 ``[rows, 21]``; `Sampled` float32 ``[LAYERS, all_heads, 5]``, 0 for the heads of other ranks.
+    """
+    row = tl.program_id(0)
+    offset = tl.load(Plan + row)
+    n = tl.load(Plan + ROWS + row)
+    sampled_row = tl.load(SampledRow)
+    # Ranks add into `Sampled`, so that it is written anew in every step, also where no request of it is sampled.
+    writes = row == tl.minimum(tl.maximum(sampled_row, 0), tl.num_programs(0) - 1)
+    product = _head_product(
+        HeadMasses, HeadEntropies, Matrix, Sampled, row, sampled_row, writes, offset, n, all_heads, first_head,
+        LAYERS, HEADS, HC, BLOCK,
+    )  # fmt: skip
+    column = tl.arange(0, _MATRIX_COLUMNS)
+    tl.store(Products + row * _COLUMNS + column, product.to(tl.float32), mask=column < _COLUMNS)
+    if writes:
+        count = LAYERS * all_heads * _HEAD_FIGURES
+        for start in range(0, count, 256):
+            i = start + tl.arange(0, 256)
+            head = (i // _HEAD_FIGURES) % all_heads
+            foreign = (head < first_head) | (head >= first_head + HEADS)
+            tl.store(Sampled + i, tl.zeros([256], tl.float32), mask=(i < count) & foreign)
 
 
 @triton.jit
@@ -275,25 +454,54 @@ def rows_kernel(  # type: ignore[no-untyped-def]
     Records,
     Maxima,
     SlotLayers,
+    HeadMasses,
+    HeadEntropies,
+    Matrix,
+    Offset,
+    SampledRow,
+    Products,
+    Sampled,
     Out,
     capacity,
     k,
     out_stride,
+    all_heads,
+    first_head,
     ROWS: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
     BEST_BLOCKS: tl.constexpr,
+    LAYERS: tl.constexpr,
+    HEADS: tl.constexpr,
+    HC: tl.constexpr,
+    SINGLE_HEADS: tl.constexpr,
+    FROM_PRODUCTS: tl.constexpr,
 ):
     """One program a request: `Out` float32 ``[rows, 24 + 2 k]``, the vector, the companions, top-k P and positions.
 
-    A request that is not captured gets NaN, and no positions (-1).
+    With SINGLE_HEADS the sketch follows, 21 floats: of `Products` where FROM_PRODUCTS (`heads_kernel` made it then, and
+    ranks added up), else made here. A request that is not captured gets NaN, and no positions (-1).
     """
     row = tl.program_id(0)
     offset = tl.load(Plan + row)
     n = tl.load(Plan + ROWS + row)
     out = Out + row * out_stride
     top = tl.arange(0, K)
+    if SINGLE_HEADS:
+        column = tl.arange(0, _MATRIX_COLUMNS)
+        if FROM_PRODUCTS:
+            product = tl.load(Products + row * _COLUMNS + column, mask=column < _COLUMNS, other=0.0).to(tl.float64)
+        else:
+            sampled_row = tl.load(SampledRow)
+            product = _head_product(
+                HeadMasses, HeadEntropies, Matrix, Sampled, row, sampled_row, row == sampled_row, offset, n,
+                all_heads, first_head, LAYERS, HEADS, HC, BLOCK,
+            )  # fmt: skip
+        # Without a projection the offset is NaN.
+        sketch = (product + tl.load(Offset + column).to(tl.float64)).to(tl.float32)
+        sketch = tl.where(offset >= 0, sketch, float("nan"))
+        tl.store(out + 24 + 2 * k + column, sketch, mask=column < _COLUMNS)
     if offset < 0:
         i = tl.arange(0, 32)
         tl.store(out + i, tl.full([32], float("nan"), tl.float32), mask=i < 24)

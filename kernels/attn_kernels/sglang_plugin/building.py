@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +20,15 @@ from attn_kernels.ops.buffers import CaptureShape, CaptureTooLarge, positions_to
 from attn_kernels.sglang_plugin.budget import Budget, CudaStopwatch, HostStopwatch
 from attn_kernels.sglang_plugin.capture import Capture
 from attn_kernels.sglang_plugin.committed import Journal
+from attn_kernels.sglang_plugin.heads import Heads
 from attn_kernels.sglang_plugin.kinds import Survey, survey, survey_of
 from attn_kernels.sglang_plugin.readers import Reader, TorchReader
-from attn_kernels.sglang_plugin.settings import CaptureSettings, from_environment
+from attn_kernels.sglang_plugin.settings import (
+    PUBLISH_OFF,
+    CaptureSettings,
+    default_head_projection_dir,
+    from_environment,
+)
 from attn_kernels.sglang_plugin.triton_reader import TritonReader
 from attn_kernels.torch_ops import HeadShards
 
@@ -41,6 +48,8 @@ class Built:
     survey: Survey
     capture: Capture | None
     """None where nothing of the model can be captured; the survey says why."""
+    heads: Heads | None = None
+    """What is made of its single heads; None where nothing is published, for nobody would see it."""
 
 
 def around_init_cuda_graphs(original: Callable[..., Any], self: Any, *args: Any, **options: Any) -> Any:
@@ -56,10 +65,15 @@ def around_init_cuda_graphs(original: Callable[..., Any], self: Any, *args: Any,
     return original(self, *args, **options)
 
 
-def built_of(runner: Any) -> tuple[Survey, Capture | None]:
-    """What of this runner's model is captured, and its capture, or None where there is nothing."""
+def built_of(runner: Any) -> Built:
+    """What of this runner's model is captured, and how."""
     built: Built = getattr(runner, _BUILT)
-    return built.survey, built.capture
+    return built
+
+
+def model_id_of(server_args: Any) -> str:
+    """The name that the model is served under."""
+    return str(server_args.served_model_name or server_args.model_path)
 
 
 def around_profile_available_bytes(original: Callable[..., int], self: Any, *args: Any, **options: Any) -> int:
@@ -105,29 +119,63 @@ def _build(runner: Any, settings: CaptureSettings) -> Built:
     if settings.budget_percent is not None:
         stopwatch = CudaStopwatch() if runner.device == "cuda" else HostStopwatch()
         budget = Budget(fraction=settings.budget_percent / 100, stopwatch=stopwatch)
+    heads = _heads(runner, found.layer_ids, settings)
     capture = Capture(
         settings=settings,
         layer_ids=found.layer_ids,
         runner=runner,
-        reader=_reader(runner, found.layer_ids, settings),
+        reader=_reader(runner, found.layer_ids, settings, heads),
         started=_started,
         budget=budget,
     )
-    return Built(survey=found, capture=capture)
+    return Built(survey=found, capture=capture, heads=heads)
 
 
-def _reader(runner: Any, layer_ids: tuple[int, ...], settings: CaptureSettings) -> Reader:
+def _heads(runner: Any, layer_ids: tuple[int, ...], settings: CaptureSettings) -> Heads | None:
+    if settings.publish_address == PUBLISH_OFF:
+        return None
+    parallel = get_parallel()
+    folder = settings.head_projection_dir
+    return Heads(
+        model_id=model_id_of(runner.server_args),
+        layers=layer_ids,
+        num_heads=runner.model_config.num_attention_heads,
+        folder=Path(folder) if folder else default_head_projection_dir(port=runner.server_args.port),
+        sample=settings.head_sample,
+        agree=_agree_in(parallel.attn_tp_group.cpu_group) if parallel.attn_tp_size > 1 else None,
+    )
+
+
+def _agree_in(group: Any) -> Callable[[int], bool]:
+    """Whether all ranks of a group of processes hold one number; over the host, so that no device waits."""
+
+    def agree(number: int) -> bool:
+        bounds = torch.tensor([number, -number], dtype=torch.int64)
+        torch.distributed.all_reduce(bounds, op=torch.distributed.ReduceOp.MAX, group=group)
+        return bool(bounds[0] == -bounds[1])
+
+    return agree
+
+
+def _reader(runner: Any, layer_ids: tuple[int, ...], settings: CaptureSettings, heads: Heads | None) -> Reader:
     num_heads = runner.model_config.num_attention_heads
     parallel = get_parallel()
     shards = None
     if parallel.attn_tp_size > 1:
         group = parallel.attn_tp_group.device_group
         shards = HeadShards(
-            num_heads=num_heads, all_reduce=lambda tensor: torch.distributed.all_reduce(tensor, group=group)
+            num_heads=num_heads,
+            all_reduce=lambda tensor: torch.distributed.all_reduce(tensor, group=group),
+            first_head=_first_head(runner.model, layer_ids),
         )
     is_torch_native = type(runner.attn_backend) is TorchNativeAttnBackend
     portable = TorchReader(
-        runner=runner, layer_ids=layer_ids, k=settings.top_k, is_torch_native=is_torch_native, shards=shards
+        runner=runner,
+        layer_ids=layer_ids,
+        k=settings.top_k,
+        is_torch_native=is_torch_native,
+        shards=shards,
+        heads=heads,
     )
     if is_torch_native:
         return portable
@@ -144,7 +192,7 @@ def _reader(runner: Any, layer_ids: tuple[int, ...], settings: CaptureSettings) 
     if shape is None:
         return portable
     logger.info("%s", shape.describe())
-    return TritonReader(runner=runner, shape=shape, portable=portable, shards=shards)
+    return TritonReader(runner=runner, shape=shape, portable=portable, shards=shards, heads=heads)
 
 
 def _shape(
@@ -175,10 +223,18 @@ def _shape(
             max_queries=max(server_args.max_prefill_tokens or 0, server_args.chunked_prefill_size or 0),
             windows=tuple(-1 if window is None else window for window in windows),
             has_sinks=any(name.endswith("sinks") for name, _ in model.named_parameters()),
+            heads=settings.publish_address != PUBLISH_OFF,
+            first_head=_first_head(model, layer_ids),
         )
     except CaptureTooLarge as error:
         logger.warning("Attention capture: not by Triton but by the slower portable reader: %s", error)
         return None
+
+
+def _first_head(model: Any, layer_ids: tuple[int, ...]) -> int:
+    """Which of the query heads of all ranks is this rank's first: each holds as many as the others, in rank order."""
+    own = next(layer.tp_q_head_num for layer in _attentions(model) if layer.layer_id == layer_ids[0])
+    return int(own) * int(get_parallel().attn_tp_rank)
 
 
 def _started(req: Any) -> None:

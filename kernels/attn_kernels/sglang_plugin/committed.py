@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from attn_kernels.publisher import Publisher
@@ -33,17 +35,12 @@ class OnDevice:
     def copy_to_host(self, copy_tensor: Callable[[torch.Tensor], torch.Tensor]) -> OnHost:
         """Start the copies; none of the tensors is a buffer that a later step overwrites."""
 
-        def copied(captured: Captured) -> Captured:
-            return Captured(
-                vector=copy_tensor(captured.vector),
-                companions=copy_tensor(captured.companions),
-                topk_positions=copy_tensor(captured.topk_positions),
-                topk_probs=copy_tensor(captured.topk_probs),
-            )
-
-        rows, prompts = self.finished.captured.rows, self.finished.captured.prompts
-        host = StepCapture(
-            rows=None if rows is None else copied(rows), prompts=tuple(copied(prompt) for prompt in prompts)
+        step = self.finished.captured
+        host = replace(
+            step,
+            rows=None if step.rows is None else step.rows.each(copy_tensor),
+            prompts=tuple(prompt.each(copy_tensor) for prompt in step.prompts),
+            figures=None if step.figures is None else copy_tensor(step.figures),
         )
         return OnHost(host, self.finished.plan, self.journal)
 
@@ -95,11 +92,21 @@ class OnHost:
             topk_positions=captured.topk_positions.numpy()[kept],
             topk_probs=captured.topk_probs.numpy()[kept],
             last=[req.finished() for req in requests],
+            head_projection=None if captured.sketch is None else self.captured.head_projection,
+            sketches=None if captured.sketch is None else captured.sketch.numpy()[kept],
+            head_figures=self._figures(kept),
         )
         for i, (req, token) in enumerate(zip(requests, tokens, strict=True)):
             if rows.asked[i]:
                 _answer(req, token, _packed(rows, i), plan)
         self.journal.step(rows)
+
+    def _figures(self, kept: list[int]) -> list[npt.NDArray[np.float32] | None] | None:
+        """The raw figures of the rows that are kept: one has them, or none."""
+        step = self.captured
+        if step.figures is None or step.sampled not in kept:
+            return None
+        return [step.figures.numpy() if i == step.sampled else None for i in kept]
 
 
 def _packed(rows: StepRows, i: int) -> Packed:

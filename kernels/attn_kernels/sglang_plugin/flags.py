@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 MIN_SPOOL_BYTES = 1 << 20
 """A spool drops an eighth of itself at a time; smaller ones would not hold a large batch at all."""
+_MOST_SAMPLE = 1 << 30
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +87,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "spool. Default: %(default)s.",
     )
     group.add_argument(
+        "--attention-head-sample",
+        type=_sample,
+        default=CaptureSettings.head_sample,
+        metavar="N",
+        help="Publish the raw figures of every captured head for one token in N, at most one a step: what a head "
+        "projection is learned from, the matrix that then gives every token its 16-number head sketch. With a matrix "
+        "it is one in 256, or in N where that is more. 0: never. Default: %(default)s.",
+    )
+    group.add_argument(
+        "--attention-head-projection-dir",
+        metavar="DIR",
+        help="Where this server keeps its current head projection, which the sidecar offers when discovery has learned "
+        "a new one; it is used from the next step on, without a restart. Default: "
+        "attention-explorer/head_projections/PORT under $XDG_STATE_HOME or ~/.local/state.",
+    )
+    group.add_argument(
         "--attention-tokens-curve-server-key",
         type=_public_key_file,
         metavar="FILE",
@@ -128,10 +145,18 @@ def _byte_count(text: str) -> int:
     return value
 
 
-def _spool_dir(text: str) -> str:
+def _sample(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) > _MOST_SAMPLE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of tokens: give an integer up to {_MOST_SAMPLE}, or 0 for no raw figures"
+        )
+    return int(text)
+
+
+def _writable_dir(text: str, *, flag: str, instead: str) -> str:
     """The directory's absolute path, once it is known that files can be written there; it is made where it is not.
 
-    Ends the process in one line where they cannot.
+    Ends the process in one line, which names the flag and what to do instead, where they cannot.
     """
     path = Path(text).absolute()
     try:
@@ -140,9 +165,8 @@ def _spool_dir(text: str) -> str:
             pass
     except (OSError, ValueError) as error:
         raise SystemExit(
-            f"--attention-tokens-spool-dir: nothing can be written in {str(path)!r} "
-            f"({getattr(error, 'strerror', None) or error}): give a directory of this user's, or "
-            "--attention-tokens-spool-bytes 0 for no spool"
+            f"{flag}: nothing can be written in {str(path)!r} ({getattr(error, 'strerror', None) or error}): "
+            f"give a directory of this user's, or {instead}"
         ) from error
     return str(path)
 
@@ -187,9 +211,17 @@ def settings_from_args(args: argparse.Namespace) -> CaptureSettings | None:
             f"--attention-tokens-curve-server-key does not work with --attention-tokens-publish {PUBLISH_OFF}: there "
             f"is nothing to encrypt. Give an address, such as {DEFAULT_ADDRESS}, or leave the key out."
         )
+    publishes = args.attention_tokens_publish != PUBLISH_OFF
     spool_dir = args.attention_tokens_spool_dir
-    if spool_dir and args.attention_tokens_spool_bytes and args.attention_tokens_publish != PUBLISH_OFF:
-        spool_dir = _spool_dir(spool_dir)
+    if spool_dir and args.attention_tokens_spool_bytes and publishes:
+        spool_dir = _writable_dir(
+            spool_dir, flag="--attention-tokens-spool-dir", instead="--attention-tokens-spool-bytes 0 for no spool"
+        )
+    head_dir = args.attention_head_projection_dir
+    if head_dir and publishes:
+        head_dir = _writable_dir(
+            head_dir, flag="--attention-head-projection-dir", instead="leave the flag out for the default one"
+        )
     return CaptureSettings(
         top_k=args.attention_tokens_top_k,
         publish_address=args.attention_tokens_publish,
@@ -199,6 +231,8 @@ def settings_from_args(args: argparse.Namespace) -> CaptureSettings | None:
         budget_percent=args.attention_capture_budget,
         spool_dir=spool_dir,
         spool_bytes=args.attention_tokens_spool_bytes,
+        head_sample=args.attention_head_sample,
+        head_projection_dir=head_dir,
         curve_server_key=args.attention_tokens_curve_server_key,
         curve_client_key=args.attention_tokens_curve_client_key,
     )

@@ -11,6 +11,7 @@ from attn_core.wire import SourceInfo
 from attn_kernels.curve import curve_keys
 from attn_kernels.publisher import Publisher, SpoolSettings
 from attn_kernels.publisher_metrics import PublisherMetrics
+from attn_kernels.sglang_plugin.heads import Heads
 from attn_kernels.sglang_plugin.settings import PUBLISH_OFF, CaptureSettings, default_spool_dir
 from attn_kernels.token_text import TokenTexts
 
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def start_publisher(
-    settings: CaptureSettings, *, scheduler: Any, server_args: Any, info: SourceInfo
+    settings: CaptureSettings, *, scheduler: Any, server_args: Any, info: SourceInfo, heads: Heads | None
 ) -> Publisher | None:
     """The publisher that the settings ask for, running; None where they ask for none."""
     if settings.publish_address == PUBLISH_OFF:
@@ -40,14 +41,16 @@ def start_publisher(
         spool=spool,
         curve=curve,
         report=_metrics(scheduler),
+        take_matrix=None if heads is None else heads.take,
     )
 
 
-def publisher_state(publisher: Publisher | None) -> dict[str, Any]:
-    """What /server_info says of the publisher of one scheduler."""
+def publisher_state(publisher: Publisher | None, *, heads: Heads | None) -> dict[str, Any]:
+    """What /server_info says of the publisher of one scheduler, and of the matrix of its sketches."""
     if publisher is None:
         return {"publisher": PUBLISH_OFF}
-    return {"publisher": publisher.state(), **asdict(publisher.figures())}
+    in_use = None if heads is None or heads.in_use is None else heads.in_use.sha256
+    return {"publisher": publisher.state(), "head_projection": in_use, **asdict(publisher.figures())}
 
 
 def _metrics(scheduler: Any) -> PublisherMetrics | None:

@@ -14,9 +14,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from sglang.srt.mem_cache.swa_memory_pool import BaseSWAKVPool
 
+from attn_core.head_projection import HeadProjection
 from attn_kernels.sglang_plugin.budget import Budget
+from attn_kernels.sglang_plugin.heads import Heads, StepHeads
 from attn_kernels.sglang_plugin.plan import Plan, PromptPart
-from attn_kernels.torch_ops import Captured, HeadShards, LayerQueries, capture, capture_prompt
+from attn_kernels.torch_ops import Captured, HeadShards, LayerQueries, Projection, capture, capture_prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +53,15 @@ class StepCapture:
     """What one step captured, on the device."""
 
     rows: Captured | None
-    """A row for each of the plan's rows; None where there are none."""
+    """A row for each of the plan's rows, without `head_figures`; None where there are none."""
     prompts: tuple[Captured, ...]
-    """For each of the plan's prompt parts, a row a position."""
+    """For each of the plan's prompt parts, a row a position; no sketch, since only output tokens are published."""
+    head_projection: str | None = None
+    """Hash of the matrix that made the rows' sketches; None where they have none."""
+    sampled: int | None = None
+    """Which of `rows` gives its raw figures."""
+    figures: torch.Tensor | None = None
+    """float32 [layers * heads * 5], that row's; NaN where it could not be captured."""
 
 
 class Reader(Protocol):
@@ -110,6 +118,11 @@ class TorchReader:
     is_torch_native: bool
     """Torch's own attention knows neither logit caps nor key scales: what the model used is what is captured."""
     shards: HeadShards | None = None
+    heads: Heads | None = None
+    """None: of single heads nothing is made."""
+    _step: StepHeads | None = None
+    _on_device: tuple[HeadProjection, Projection] | None = None
+    """The matrix that was used last, and this rank's part of it."""
     _plan: Plan | None = None
     _kept: dict[int, _Kept] = field(default_factory=dict)
 
@@ -117,6 +130,7 @@ class TorchReader:
         """See `Reader`."""
         self._plan = plan
         self._kept.clear()
+        self._step = None if self.heads is None else self.heads.step(len(plan.rows))
 
     def attend(self, call: LayerCall) -> Any:
         """See `Reader`. SGLang first: it writes this pass's keys into the cache."""
@@ -168,7 +182,8 @@ class TorchReader:
         if plan is None or not set(self.layer_ids) <= kept.keys():
             return None
         table = self.runner.req_to_token_pool.req_to_token
-        rows = None
+        rows = figures = None
+        step = self._step or StepHeads(projection=None, sampled=None)
         if plan.rows:
             pool_index = forward_batch.req_pool_indices[list(plan.rows)]
             slots = table[pool_index, : max(plan.context_lens)]
@@ -184,10 +199,34 @@ class TorchReader:
                 prompt_lens=plan.prompt_lens,
                 k=self.k,
                 shards=self.shards,
+                projection=self._projection(step, kept),
+                with_head_figures=step.sampled is not None,
+                layer_ids=self.layer_ids,
             )
+            if step.sampled is not None and rows.head_figures is not None:
+                figures = rows.head_figures[step.sampled].clone()
+                rows = replace(rows, head_figures=None)
         prompts = tuple(self._prompt(part, number, table, forward_batch) for number, part in enumerate(plan.prompts))
         self._kept = {}
-        return StepCapture(rows=rows, prompts=prompts)
+        return StepCapture(
+            rows=rows,
+            prompts=prompts,
+            head_projection=None if step.projection is None or rows is None else step.projection.sha256,
+            sampled=step.sampled,
+            figures=figures,
+        )
+
+    def _projection(self, step: StepHeads, kept: dict[int, _Kept]) -> Projection | None:
+        """This rank's part of the step's matrix, on the device; copied there when the matrix changes."""
+        whole = step.projection
+        if whole is None:
+            return None
+        if self._on_device is None or self._on_device[0] is not whole:
+            query = kept[self.layer_ids[0]].rows.query
+            first_head = 0 if self.shards is None else self.shards.first_head
+            part = Projection.of_rank(whole, num_heads=query.shape[1], first_head=first_head, device=query.device)
+            self._on_device = whole, part
+        return self._on_device[1]
 
     def _prompt(self, part: PromptPart, number: int, table: torch.Tensor, forward_batch: Any) -> Captured:
         pool_index = forward_batch.req_pool_indices[part.row]

@@ -10,7 +10,7 @@ from sglang.srt.runtime_context import get_parallel
 
 from attn_core.wire import SourceInfo
 from attn_kernels.publisher import Publisher
-from attn_kernels.sglang_plugin.building import built_of
+from attn_kernels.sglang_plugin.building import built_of, model_id_of
 from attn_kernels.sglang_plugin.capture import Observer
 from attn_kernels.sglang_plugin.committed import Journal, OnDevice
 from attn_kernels.sglang_plugin.publishing import publisher_state, start_publisher
@@ -30,19 +30,21 @@ def after_init(result: Any, self: Any, server_args: Any, *args: Any, **options: 
         logger.warning("Attention capture: off, this model embeds or classifies and generates no tokens.")
         return
     config = runner.model_config
-    found, capture = built_of(runner)
-    if capture is None:
+    built = built_of(runner)
+    found, heads = built.survey, built.heads
+    if built.capture is None:
         logger.warning("Attention capture: off, nothing of this model can be captured: %s. Serving on.", found.told())
         return
     info = SourceInfo(
-        model_id=server_args.served_model_name or server_args.model_path,
+        model_id=model_id_of(server_args),
         captured_layers=found.layer_ids,
         num_heads=config.num_attention_heads,
     )
     publisher = None
     if get_parallel().attn_tp_rank == 0:  # every rank has the same rows
-        publisher = start_publisher(settings, scheduler=self, server_args=server_args, info=info)
+        publisher = start_publisher(settings, scheduler=self, server_args=server_args, info=info, heads=heads)
     self._attention_publisher = publisher
+    self._attention_heads = heads
     journal = Journal.current = Journal(publisher, tokenizer=self.tokenizer)
     runner.sampling_observer = Observer(lambda finished: OnDevice(finished, journal))
     logger.info(
@@ -56,6 +58,12 @@ def after_init(result: Any, self: Any, server_args: Any, *args: Any, **options: 
         " (fingerprints only)" if settings.privacy else "",
         f"; left out: {found.told()}" if found.left_out else "",
     )
+    if heads is not None:
+        logger.info(
+            "Attention capture: %s; kept in %s.",
+            "no head projection yet" if heads.in_use is None else f"sketches by {heads.in_use.sha256[:12]}",
+            heads.folder,
+        )
 
 
 def around_run_event_loop(original: Callable[..., Any], self: Any) -> None:
@@ -71,7 +79,9 @@ def around_run_event_loop(original: Callable[..., Any], self: Any) -> None:
 def after_get_internal_state(result: Any, self: Any, recv_req: Any) -> Any:
     """Hook: how the publisher does, in /server_info under this scheduler's ``internal_states``."""
     if (publisher := getattr(self, "_attention_publisher", _NOT_HERE)) is not _NOT_HERE:
-        result.internal_state["attention_tokens"] = publisher_state(publisher)
+        result.internal_state["attention_tokens"] = publisher_state(
+            publisher, heads=getattr(self, "_attention_heads", None)
+        )
     return result
 
 

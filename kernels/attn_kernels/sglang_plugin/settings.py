@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from attn_core.head_projection import FOLDER
 from attn_core.wire import DEFAULT_ADDRESS
 
 VARIABLE = "ATTN_CAPTURE"
@@ -33,6 +34,10 @@ class CaptureSettings:
     """Where batches wait on disk for the sidecar; None: under the user's state directory, by the server's port."""
     spool_bytes: int = 1 << 30
     """Bound of the spool's files; 0 for no spool."""
+    head_sample: int = 8
+    """Tokens of which one gives its raw head figures while there is no head projection; 0 for never."""
+    head_projection_dir: str | None = None
+    """Where the current head projection is kept; None: under the user's state directory, by the server's port."""
     curve_server_key: str | None = None
     """File with the sidecar's public CURVE key; None for no encryption."""
     curve_client_key: str | None = None
@@ -54,10 +59,19 @@ def from_environment() -> CaptureSettings | None:
 
 def default_spool_dir(*, port: int) -> Path:
     """Where the spool of the server on this port lies unless told otherwise: a directory of the user's own."""
+    return _state_dir() / "spool" / str(port)
+
+
+def default_head_projection_dir(*, port: int) -> Path:
+    """Where the server on this port keeps its head projection unless told otherwise."""
+    return _state_dir() / FOLDER / str(port)
+
+
+def _state_dir() -> Path:
     if state := os.environ.get("XDG_STATE_HOME"):
         root = Path(state)
     elif home := os.environ.get("HOME"):
         root = Path(home) / ".local" / "state"
     else:
         root = Path(tempfile.gettempdir()) / f"attention-explorer-{os.getuid()}"
-    return root / "attention-explorer" / "spool" / str(port)
+    return root / "attention-explorer"

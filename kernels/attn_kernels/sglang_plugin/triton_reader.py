@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from sglang.srt.mem_cache.swa_memory_pool import BaseSWAKVPool
 
+from attn_core.head_projection import HeadProjection
 from attn_kernels.ops.buffers import CaptureShape
 from attn_kernels.ops.capture import Capture as DeviceCapture
 from attn_kernels.ops.capture import Keys, store_scores
+from attn_kernels.sglang_plugin.heads import Heads, StepHeads
 from attn_kernels.sglang_plugin.plan import Plan
 from attn_kernels.sglang_plugin.readers import LayerCall, StepCapture, TorchReader
-from attn_kernels.torch_ops import Captured, HeadShards
+from attn_kernels.torch_ops import Captured, HeadShards, Projection
 
 _IN_FLIGHT = 4
 """Steps whose plans may be on their way to the device at once; the overlap scheduler runs one ahead."""
@@ -35,8 +38,13 @@ class TritonReader:
         shape: CaptureShape,
         portable: TorchReader,
         shards: HeadShards | None = None,
+        heads: Heads | None = None,
     ) -> None:
+        """`heads` is the portable reader's too; None exactly where `shape.heads` is false."""
         self.shape = shape
+        self._heads = heads
+        self._step = StepHeads(projection=None, sampled=None)
+        self._on_device: HeadProjection | None = None
         self._runner = runner
         self._portable = portable
         self._shards = shards
@@ -69,6 +77,21 @@ class TritonReader:
             if row < self.shape.max_rows:  # a larger step is left out whole, see `attend`
                 host[0, row], host[1, row] = prompt_len, 1
         self._requests.copy_(host, non_blocking=True)
+        if self._heads is not None:
+            self._begin_heads(self._heads.step(len(plan.rows)), plan)
+
+    def _begin_heads(self, step: StepHeads, plan: Plan) -> None:
+        """Put the step's matrix and the row that it samples where the kernels read them, recorded ones too."""
+        self._step = step
+        whole = step.projection
+        if whole is not self._on_device:
+            self._on_device = whole
+            if whole is None:
+                self._device.clear_projection()
+            else:
+                part = Projection.of_rank(whole, num_heads=self.shape.num_heads, first_head=self.shape.first_head)
+                self._device.set_projection(part.matrix, part.offset)
+        self._device.sample_row(-1 if step.sampled is None else plan.rows[step.sampled])
 
     def _prefill_fits(self, plan: Plan) -> bool:
         pool = self._runner.token_to_kv_pool
@@ -191,13 +214,14 @@ class TritonReader:
             return None
         rows = list(plan.rows)
         at: Any = slice(None) if rows == list(range(len(captured.vector))) else rows
+        step = self._step
+        if step.projection is None:
+            captured = replace(captured, sketch=None)
         # Copies: the kernels' own outputs are written again by a later step.
         return StepCapture(
-            rows=Captured(
-                vector=captured.vector[at].clone(),
-                companions=captured.companions[at].clone(),
-                topk_positions=captured.topk_positions[at].clone(),
-                topk_probs=captured.topk_probs[at].clone(),
-            ),
+            rows=captured.each(lambda tensor: tensor[at].clone()),
             prompts=(),
+            head_projection=None if step.projection is None else step.projection.sha256,
+            sampled=step.sampled,
+            figures=None if step.sampled is None else self._device.sampled_figures.clone(),
         )

@@ -17,8 +17,7 @@ from attn_core.wire import is_compressed_batch
 from attn_sidecar.admission import LATEST_INSTANT_US, MAX_ID_CHARS, why_no_instant
 from attn_sidecar.api.bodies import HALF_A_SKETCH, PROJECTION_PATTERN
 from attn_sidecar.api.problems import Problem
-from attn_sidecar.classification import Rows
-from attn_sidecar.store.jobs import PostedSketch
+from attn_sidecar.classification import PostedSketch, Rows
 
 COMPANIONS = ("context_len", "sink_mass", "periodicity")
 SKETCH_PARTS = ("head_sketch", "zone_evidence", "head_projection")

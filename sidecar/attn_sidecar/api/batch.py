@@ -44,9 +44,9 @@ from attn_sidecar.api.endpoint import Endpoint
 from attn_sidecar.api.fingerprint import store
 from attn_sidecar.api.problems import vector_problem
 from attn_sidecar.api.quick import read_body
-from attn_sidecar.classification import Answers, Manifold, Rows, answers_of
+from attn_sidecar.classification import Answers, Manifold, PostedSketch, Rows, Sketches, answers_of
 from attn_sidecar.discovery import Discovery
-from attn_sidecar.store.jobs import PostedFingerprint, PostedSketch, Stored
+from attn_sidecar.store.jobs import PostedFingerprint, Stored
 from attn_sidecar.store.writer import Writer
 
 Refused = Mapping[int, str]
@@ -123,7 +123,8 @@ def endpoints(discovery: Discovery, *, writer: Writer, now_us: Callable[[], int]
             also = (*COMPANIONS, *SKETCH_PARTS)
             table = table_from_body(body, needed=("vector",), also=also, most_rows=MAX_QUESTIONS)
             rows, refused = rows_from_table(table)
-            _, unsketched = sketches_from_table(table)
+            sketches, unsketched = sketches_from_table(table)
+            rows = replace(rows, sketches=Sketches.of(sketches))
             return rows, {**unsketched, **refused}, [False] * table.num_rows
         asked = decoded(body, asked_decoder, path="/classify/batch")
         batch = rows_of_batch(asked.fingerprints, explain=asked.explain)
@@ -138,7 +139,7 @@ def endpoints(discovery: Discovery, *, writer: Writer, now_us: Callable[[], int]
             places, misplaced = places_from_table(table, now_us=now)
             sketches, unsketched = sketches_from_table(table)
             return _Posted(
-                rows=rows,
+                rows=replace(rows, sketches=Sketches.of(sketches)),
                 refused={**unsketched, **misplaced, **refused},
                 places=places,
                 sketches=sketches,

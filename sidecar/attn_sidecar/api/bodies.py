@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -15,8 +15,7 @@ from attn_core.head_projection import NUM_EVIDENCE, NUM_SKETCH, SKETCH_LARGEST
 from attn_sidecar.admission import LATEST_INSTANT_US, MAX_ID_CHARS, why_no_instant
 from attn_sidecar.api.problems import Problem, vector_problem
 from attn_sidecar.api.quick import JSON_HINT
-from attn_sidecar.classification import Rows, rows_from_values
-from attn_sidecar.store.jobs import PostedSketch
+from attn_sidecar.classification import PostedSketch, Rows, Sketches, rows_from_values
 
 _INT32_MAX = 2**31 - 1
 
@@ -52,6 +51,12 @@ HALF_A_SKETCH = "head_sketch, zone_evidence and head_projection come together or
 Explain = Annotated[bool, Meta(description="Whether the answer says what made the zone, and how sure the cluster is.")]
 
 
+Include = Annotated[
+    list[Literal["position"]],
+    Meta(description="What else to answer: `position`, where it lies on the served map, with `cluster_confidence`."),
+]
+
+
 class ClassifyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A vector to classify. What is known beside it makes the answer surer."""
 
@@ -63,6 +68,7 @@ class ClassifyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     zone_evidence: ZoneEvidence | None = None
     head_projection: HeadProjectionHash | None = None
     explain: Explain = False
+    include: Include = []
 
 
 class FingerprintBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -147,6 +153,7 @@ def rows_from_batch(bodies: Sequence[ClassifyBody | FingerprintBody | None]) -> 
         context_len=[None if body is None else body.context_len for body in bodies],
         sink_mass=[None if body is None else body.sink_mass for body in bodies],
         periodicity=[None if body is None else body.periodicity for body in bodies],
+        sketches=Sketches.of([sketch_of(body) for body in bodies]),
     )
 
 
@@ -165,7 +172,7 @@ def row_from_body(body: ClassifyBody | FingerprintBody) -> Rows:
     return rows_from_batch([body])
 
 
-def sketch_of(body: FingerprintBody | None) -> PostedSketch | None:
+def sketch_of(body: ClassifyBody | FingerprintBody | None) -> PostedSketch | None:
     """The head sketch of a checked body, None where it has none."""
     if body is None or body.head_sketch is None or body.zone_evidence is None or body.head_projection is None:
         return None

@@ -27,7 +27,7 @@ def endpoints(discovery: Discovery) -> list[Endpoint]:
 
     async def classify(raw: bytes) -> tuple[int, bytes]:
         body = decoded(raw, decoder, path="/classify")
-        found = one_answer(discovery.served.classifier, row_from_body(body))
+        found = one_answer(discovery.served.classifier, row_from_body(body), with_position="position" in body.include)
         manifold = found.manifold(0, explain=body.explain)
         answer = ClassifyAnswer(manifold=manifold, schema_version=SCHEMA_VERSION, run_id=found.run_id)
         return 200, encoder.encode(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PARTS = ("clock", "discovery", "ingest", "integrity", "journal", "live", "online", "store")
 """The parts that say how they are, whether or not they ail now."""
 MOST_REASONS = 32
-"""Reasons of refusal shown by name, the most frequent first; the others are summed as ``other``."""
+"""Reasons of refusal, and matrices, shown by name, the most frequent first; the others are summed as ``other``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +121,8 @@ class _Figures(Collector):
             "attn_ingest_repeated_batches", "Batches that had been committed already", counters.num_repeated_batches
         )
         refused = CounterMetricFamily("attn_ingest_refused_batches", "Batches refused", labels=["reason"])
-        ranked = counters.refused.copy().most_common()
-        for reason, count in ranked[:MOST_REASONS]:
+        for reason, count in _most(counters.refused.copy()):
             refused.add_metric([reason], count)
-        if rest := ranked[MOST_REASONS:]:
-            refused.add_metric(["other"], sum(count for _, count in rest))
         yield refused
         rows = CounterMetricFamily("attn_ingest_refused_rows", "Rows refused", labels=["reason"])
         for reason, count in counters.refused_rows.copy().items():
@@ -141,6 +139,19 @@ class _Figures(Collector):
             "attn_ingest_redated_rows",
             "Rows stored with this machine's time, since their sender's clock could not be right",
             counters.num_redated_rows,
+        )
+        using = GaugeMetricFamily(
+            "attn_ingest_head_projection_sources",
+            "Senders heard of whose sketches this matrix makes, none for those without",
+            labels=["projection"],
+        )
+        for projection, count in _most(Counter(one.head_projection or "none" for one in sources)):
+            using.add_metric([projection], count)
+        yield using
+        yield _counter(
+            "attn_ingest_head_projection_offers",
+            "Matrices sent to senders that used another than the current one",
+            counters.num_head_projection_offers,
         )
 
     def _store(self) -> Iterator[Metric]:
@@ -213,6 +224,12 @@ class _Figures(Collector):
         for name, text, value in shown:
             if value is not None:
                 yield _gauge(f"attn_online_{name}", text, value)
+
+
+def _most(counted: Counter[str]) -> list[tuple[str, int]]:
+    ranked = counted.most_common()
+    rest = ranked[MOST_REASONS:]
+    return ranked[:MOST_REASONS] + ([("other", sum(count for _, count in rest))] if rest else [])
 
 
 def _size(path: Path) -> int:

@@ -33,6 +33,8 @@ class ClockStats(msgspec.Struct, frozen=True, kw_only=True):
     redated_rows: int
     """Rows stored with this machine's time, since theirs could not be right."""
     head_projection: str | None
+    head_projection_offers: int
+    """How often it was sent the current matrix because it used another."""
 
 
 class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +50,7 @@ class IngestStats(msgspec.Struct, frozen=True, kw_only=True):
     dropped_by_senders: int = 0
     refused: dict[str, int] = {}
     refused_rows: dict[str, int] = {}
+    head_projection_offers: int = 0
     clocks: list[ClockStats] = []
 
 
@@ -140,6 +143,7 @@ def _ingest_stats(ingest: Ingest | None) -> IngestStats:
         dropped_by_senders=sum(one.dropped for one in counters.sources.copy().values()),
         refused=dict(counters.refused.copy()),
         refused_rows=dict(counters.refused_rows.copy()),
+        head_projection_offers=counters.num_head_projection_offers,
         clocks=[
             ClockStats(
                 source=source_id.hex(),
@@ -147,6 +151,7 @@ def _ingest_stats(ingest: Ingest | None) -> IngestStats:
                 ahead_s=round(one.clock_ahead_us / 1e6, 3),
                 redated_rows=one.redated_rows,
                 head_projection=one.head_projection,
+                head_projection_offers=one.head_projection_offers,
             )
             for source_id, one in list(counters.sources.copy().items())[-_CLOCKS_SHOWN:]
         ],

@@ -28,9 +28,7 @@ class OnlineFigures(msgspec.Struct, frozen=True, kw_only=True):
     """95%."""
     drift_bound: float
     followed_shift: float | None
-    """Mean distance of the followed prototypes from the served ones, in cluster radii."""
-    followed_elsewhere: float | None
-    """Share of claimed points that the followed prototypes would give to another cluster."""
+    """Mean distance of the followed centres of the clusters from the served ones, in cluster radii."""
     half_life_points: int
     min_points: int
     not_judged: str | None

@@ -18,9 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from attn_core.baseline import FILE_NAME, Baseline, baseline_from_answers
+from attn_core.classify import Classifier
 from attn_core.early_run import EarlyRun
 from attn_core.errors import BundleError
-from attn_core.features import NUM_FEATURES, features_from_vectors
+from attn_core.features import NUM_FEATURES
 from attn_core.wire import vectors_from_rows
 from attn_sidecar.discovery import Served
 from attn_sidecar.health import HealthBoard
@@ -29,7 +30,7 @@ from attn_sidecar.online.asking import Asker
 from attn_sidecar.online.bounds import Bounds
 from attn_sidecar.online.departure import MIN_GROUPS, NUM_GROUPS, Departure, Interval
 from attn_sidecar.online.figures import OnlineFigures
-from attn_sidecar.online.followed import FollowedPrototypes
+from attn_sidecar.online.followed import FollowedCentres
 from attn_sidecar.service_thread import ServiceThread
 from attn_sidecar.store.jobs import Committed
 
@@ -51,7 +52,8 @@ class _Run:
             empty = baseline_from_answers(np.zeros((0, NUM_FEATURES)), np.zeros(0, int), cluster_ids=ids)
             baseline, self.baseline_missing = _baseline_of(served, empty)
         self.departure = Departure(baseline)
-        self.followed = FollowedPrototypes(served.classifier.arrays) if served else None
+        self.followed = FollowedCentres(baseline)
+        self.classifier = served.classifier if served else Classifier.without_run()
         self.num_points = 0
         self.num_passed_over = 0
 
@@ -155,10 +157,10 @@ class OnlineFollower:
                 log_event(_LOG, logging.WARNING, "online.not_judged", reason=self._run.baseline_missing)
         run = self._run
         parts = [
-            (rows, classified.cluster_id)
+            (model_id, rows, classified.cluster_id)
             for commit in commits
             if commit.run_id == run.run_id
-            for _, rows, classified in commit.tokens
+            for model_id, rows, classified in commit.tokens
         ]
         run.num_passed_over += passed_over
         if parts:
@@ -170,15 +172,14 @@ class OnlineFollower:
                 )
         self._figures = self._look()
 
-    def _take_points(self, run: _Run, parts: list[tuple[pa.RecordBatch, npt.NDArray[np.int32]]]) -> None:
-        total = sum(rows.num_rows for rows, _ in parts)
+    def _take_points(self, run: _Run, parts: list[tuple[str, pa.RecordBatch, npt.NDArray[np.int32]]]) -> None:
+        total = sum(rows.num_rows for _, rows, _ in parts)
         stride = -(-total // MAX_POINTS_A_TURN)
         keep = 0.5 ** (-(-total // stride) / self._bounds.half_life_points)
         run.departure.forget(keep)
-        if run.followed is not None:
-            run.followed.forget(keep)
+        run.followed.forget(keep)
         begin = 0
-        for rows, cluster_ids in parts:
+        for model_id, rows, cluster_ids in parts:
             chosen = np.arange(begin, rows.num_rows, stride)
             # The stride goes on over the borders of batches, so that small ones are not favoured.
             begin = (begin - rows.num_rows) % stride
@@ -186,16 +187,16 @@ class OnlineFollower:
                 run.num_passed_over += rows.num_rows
                 continue
             rows_taken = rows.take(pa.array(chosen))
-            features = features_from_vectors(
+            averages = run.classifier.averages(
                 # A copy, as for classifying: Numba compiles anew for arrays that cannot be written to.
                 vectors_from_rows(rows_taken).copy(),
                 context_len=rows_taken.column("context_len").to_numpy(zero_copy_only=False),
                 sink_mass=rows_taken.column("sink_mass").to_numpy(zero_copy_only=False),
+                model_id=model_id,
             )
             ids = cluster_ids[chosen].astype(np.int64)
-            run.departure.take(features, cluster_ids=ids, group=groups_of(rows_taken.column("request_id")))
-            if run.followed is not None:
-                run.followed.take(features, cluster_ids=ids)
+            run.departure.take(averages, cluster_ids=ids, group=groups_of(rows_taken.column("request_id")))
+            run.followed.take(averages, cluster_ids=ids)
             run.num_points += len(chosen)
             run.num_passed_over += rows.num_rows - len(chosen)
 
@@ -225,8 +226,7 @@ class OnlineFollower:
             drift=_rounded(drift.value if drift else None),
             drift_interval=_ends(drift),
             drift_bound=self._bounds.drift,
-            followed_shift=_rounded(run.followed.shift() if run.followed else None),
-            followed_elsewhere=_rounded(run.followed.elsewhere() if run.followed else None),
+            followed_shift=_rounded(run.followed.shift()),
             half_life_points=self._bounds.half_life_points,
             min_points=self._bounds.min_points,
             not_judged=self._why_not_judged(),

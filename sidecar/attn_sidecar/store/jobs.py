@@ -11,7 +11,7 @@ import pyarrow as pa
 from attn_core.classify import Classified
 from attn_core.head_projection import to_float16
 from attn_core.wire import FINGERPRINTS, Batch
-from attn_sidecar.classification import Answers, Rows
+from attn_sidecar.classification import Answers, PostedSketch, Rows
 from attn_sidecar.sequence_zones import SequenceZone
 
 
@@ -32,17 +32,6 @@ class Stored:
 
     stored: bool
     """False where (request_id, step) was held already: then nothing was changed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PostedSketch:
-    """The head sketch of a posted fingerprint, and the matrix that made it."""
-
-    head_sketch: Sequence[float]
-    """[NUM_SKETCH]"""
-    zone_evidence: Sequence[float]
-    """[NUM_EVIDENCE]"""
-    head_projection: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from attn_core.classify import Classifier
 from attn_core.errors import QueryTooLong, StoreError
 from attn_core.store import max_id, open_reader
 from attn_sidecar.admission import SPANS_DECODER
-from attn_sidecar.classification import rows_from_values
+from attn_sidecar.classification import Sketches, rows_from_values
 from attn_sidecar.sequence_zones import SequenceZone, evidence_of, sentence_zones
 from attn_sidecar.store.access import identity
 from attn_sidecar.store.hiding import hide_content
@@ -31,6 +31,7 @@ from attn_sidecar.store.records import (
     ids_from_blob,
     preview_from_prompt,
     read_json,
+    sketch_of_token,
     tokens_from_rows,
     with_one_projection,
 )
@@ -196,6 +197,7 @@ class Reader:
             context_len=[token.context_len for token in tokens],
             sink_mass=[token.sink_mass for token in tokens],
             periodicity=[token.periodicity for token in tokens],
+            sketches=Sketches.of([sketch_of_token(token) for token in tokens]),
         )
         evidence = evidence_of(self._classifier(), shown, model_id=values["model_id"])
         if values["zone"] is None:

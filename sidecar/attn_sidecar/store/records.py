@@ -12,7 +12,7 @@ import numpy as np
 from attn_core.classify import Classifier
 from attn_core.zones import ZONES
 from attn_sidecar.admission import SPANS_DECODER, Span
-from attn_sidecar.classification import Characteristic, answers_of, rows_from_stored
+from attn_sidecar.classification import STORED, Characteristic, PostedSketch, answers_of, rows_from_stored
 from attn_sidecar.sequence_zones import SentenceZone
 
 PREVIEW_CHARACTERS = 120
@@ -219,6 +219,15 @@ def tokens_from_rows(rows: Sequence[tuple[Any, ...]], *, classifier: Classifier)
     return [Token(**record, characteristic=reason) for record, reason in zip(records, reasons, strict=True)]
 
 
+def sketch_of_token(token: Token) -> PostedSketch | None:
+    """The token's head sketch, None where it has none."""
+    if token.head_sketch is None or token.zone_evidence is None or token.head_projection is None:
+        return None
+    return PostedSketch(
+        head_sketch=token.head_sketch, zone_evidence=token.zone_evidence, head_projection=token.head_projection
+    )
+
+
 def with_one_projection(tokens: Sequence[Token]) -> tuple[str | None, list[Token]]:
     """The matrix of all their sketches, and the tokens without it: 64 characters that each token would repeat.
 
@@ -238,8 +247,7 @@ def _characteristics(records: Sequence[dict[str, Any]], classifier: Classifier) 
         if record["zone"] in ZONES:
             by_model.setdefault(record["model_id"], []).append(i)
     for model_id, members in by_model.items():
-        names = ("vector", "context_len", "sink_mass", "periodicity")
-        rows = rows_from_stored([tuple(records[i][name] for name in names) for i in members])
+        rows = rows_from_stored([tuple(records[i][name] for name in STORED) for i in members])
         answers = answers_of(classifier, rows, model_id=model_id)
         for row, i in enumerate(members):
             if answers.invalid[row] is None:

@@ -18,7 +18,8 @@ ALL = -1
 _ROWS_AT_ONCE = 16_384
 """Short requests are classified together, for a call costs as much as 100 tokens; more rows than these are not held."""
 _TOKENS = """
-SELECT vector, context_len, sink_mass, periodicity FROM tokens
+SELECT vector, context_len, sink_mass, periodicity, substr(head_sketch, 33),
+       (SELECT label FROM labels WHERE label_no = projection_no) FROM tokens
 WHERE request_no = (SELECT request_no FROM request_numbers WHERE request_id = ?) ORDER BY step DESC LIMIT ?
 """
 Rows = Sequence[tuple[Any, ...]]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from attn_core.classify import Classified, Classifier
 from attn_core.insertion import LaidOut, lay_out
 from attn_core.store import insert_fingerprints, insert_head_figures, max_id, record_source, upsert_requests
-from attn_core.wire import Batch, SourceInfo, vectors_from_rows
+from attn_core.wire import Batch, SourceInfo, sketch_column, vectors_from_rows
 from attn_sidecar.store.jobs import ArrivedBatch, Committed, PostedFingerprint, Stored, rows_from_posted
 from attn_sidecar.store.request_zones import record_zones_at_end
 from attn_sidecar.store.reused_ids import name_starts, name_tokens, rows_of_other_answers, with_ids
@@ -49,7 +49,9 @@ def prepare(jobs: Sequence[ArrivedBatch | PostedFingerprint], *, classifier: Cla
     tokens = []
     for info, parts in by_info.items():
         rows = pa.concat_batches(parts) if len(parts) > 1 else parts[0]
-        tokens.append((info, rows, _classify(classifier, rows, model_id=info.model_id)))
+        tokens.append(
+            (info, rows, _classify(classifier, rows, model_id=info.model_id, head_projection=info.head_projection))
+        )
     return PreparedGroup(
         classifier=classifier,
         now_us=now_us,
@@ -61,13 +63,19 @@ def prepare(jobs: Sequence[ArrivedBatch | PostedFingerprint], *, classifier: Cla
     )
 
 
-def _classify(classifier: Classifier, rows: pa.RecordBatch, *, model_id: str) -> Classified:
+def _classify(
+    classifier: Classifier, rows: pa.RecordBatch, *, model_id: str, head_projection: str | None
+) -> Classified:
+    has_sketches = head_projection is not None and rows.column("head_sketch").null_count < rows.num_rows
     return classifier.classify(
         # A copy: of arrays that cannot be written to Numba makes machine code of its own, which takes seconds.
         vectors_from_rows(rows).copy(),
         context_len=rows.column("context_len").to_numpy(zero_copy_only=False),
         sink_mass=rows.column("sink_mass").to_numpy(zero_copy_only=False),
         periodicity=rows.column("periodicity").to_numpy(zero_copy_only=False),
+        head_sketch=sketch_column(rows, "head_sketch") if has_sketches else None,
+        zone_evidence=sketch_column(rows, "zone_evidence") if has_sketches else None,
+        head_projection=head_projection,
         model_id=model_id,
     )
 
@@ -203,7 +211,7 @@ def _answers_to(posted: Sequence[PostedFingerprint]) -> Classified:
         name: np.array([getattr(one.answers.classified, name)[one.row] for one in posted])
         for name in ("zone_index", "confidence", "cluster_id", "cluster_confidence")
     }
-    return Classified(**given, evidence=np.empty((0, 0), dtype=np.float32))
+    return Classified(**given, evidence=np.empty((0, 0), dtype=np.float32), position=np.empty((0, 2), dtype=np.float32))
 
 
 def _are_new(connection: sqlite3.Connection, posted: Sequence[PostedFingerprint]) -> list[bool]:

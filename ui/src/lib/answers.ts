@@ -127,7 +127,6 @@ export interface OnlineFigures {
   drift_interval: [number, number] | null;
   drift_bound: number;
   followed_shift: number | null;
-  followed_elsewhere: number | null;
   half_life_points: number;
   min_points: number;
   not_judged: string | null;
