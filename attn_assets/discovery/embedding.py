@@ -173,6 +173,10 @@ def embed_all(
     for start in range(0, len(rest), batch_size):
         batch = rest[start : start + batch_size]
         positions[batch] = place(frame, positions[sampled], at.averages[batch])
+        if last is not None and found.drawn is not None and found.drawn.bounded:
+            known = last.positions
+            limit = MAX_STEP * width(known[np.isfinite(known[:, 0])])
+            positions[batch] = within(positions[batch], known[batch], limit=limit)
         report(len(there) + start + len(batch), len(at.averages))
     return Embedding(positions=positions, in_sample=in_sample, drawn=found.drawn)
 

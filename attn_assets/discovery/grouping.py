@@ -79,6 +79,8 @@ class Grouping:
 def find_landmark_clusters(points: F32, *, min_cluster_size: int, seed: int) -> tuple[Clustering, int]:
     """HDBSCAN on float32 [l, d] landmarks, and the `min_samples` that it ran with."""
     min_samples = max(round(MIN_SAMPLES_SHARE * min_cluster_size), 1)
+    if len(points) < 2 * min_cluster_size:
+        return cluster_sample(points, min_cluster_size=min_cluster_size, min_samples=min_samples), min_samples
     laid = fit_map(Frame(points), seed=seed, num_axes=min(NUM_AXES, points.shape[1]), min_dist=0.0)
     return cluster_sample(laid, min_cluster_size=min_cluster_size, min_samples=min_samples), min_samples
 

@@ -56,16 +56,18 @@ def vectors_of(kind: np.ndarray, *, rng: np.random.Generator) -> dict[str, np.nd
     }
 
 
-def sketches_of(kind: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
+def sketches_of(kind: np.ndarray, *, rng: np.random.Generator, apart: float = 3.0) -> np.ndarray:
     """Head sketches of tokens of these kinds (int [m]), float16 [m, 16]: each kind around a place of its own."""
-    centre = np.random.default_rng(7).normal(0, 3, size=(len(KINDS), NUM_SKETCH))
+    centre = np.random.default_rng(7).normal(0, apart, size=(len(KINDS), NUM_SKETCH))
     return (centre[kind] + rng.normal(size=(len(kind), NUM_SKETCH))).astype(np.float16)
 
 
-def draw(count: int, *, seed: int, start_us: int, end_us: int, kinds: int = len(KINDS)) -> pa.RecordBatch:
+def draw(
+    count: int, *, seed: int, start_us: int, end_us: int, kinds: int = len(KINDS), apart: float = 3.0
+) -> pa.RecordBatch:
     """`count` rows of the wire's schema, captured evenly over [start_us, end_us), 50 tokens a request.
 
-    Every other one has a head sketch.
+    Every other one has a head sketch; `apart` is how far the kinds' sketches lie from one another.
     """
     rng = np.random.default_rng(seed)
     kind = rng.integers(0, kinds, size=count)
@@ -79,7 +81,7 @@ def draw(count: int, *, seed: int, start_us: int, end_us: int, kinds: int = len(
         "captured_at_us": start_us + index * (end_us - start_us) // max(count, 1),
         "token_text": [f" token{i % 7}" for i in index],
         "vector": _lists(drawn["vector"]),
-        "head_sketch": _lists(sketches_of(kind, rng=rng), missing=without_sketch),
+        "head_sketch": _lists(sketches_of(kind, rng=rng, apart=apart), missing=without_sketch),
         "zone_evidence": _lists(rng.normal(size=(count, NUM_EVIDENCE)).astype(np.float16), missing=without_sketch),
         "prompt_mass": np.full(count, 0.2, dtype=np.float32),
         **{name: drawn[name] for name in ("context_len", "sink_mass", "periodicity")},

@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, dict[str, 
         rows, window_us=(start_us, start_us + HOUR_US), sample_size=400, batch_size=400, seed=0, keeper=NoKeeper(),
         report=lambda done, total: None,
     )  # fmt: skip
-    return located, find_clusters(located, min_cluster_size=20, batch_size=400, previous_bundle=None)
+    return located, find_clusters(located, min_cluster_size=20, previous_bundle=None)
 
 
 def test_what_is_usual_is_learned_from_the_window(made) -> None:

@@ -11,7 +11,7 @@ from synthetic_fingerprints import vectors_of
 
 from attn_assets.discovery import renewal
 from attn_assets.discovery.embedding import NoKeeper, embed
-from attn_assets.discovery.frame import MAX_STEP, Anchors, follow, laid_over, movement, started, width, within
+from attn_assets.discovery.frame import AVERAGES, MAX_STEP, Anchors, follow, laid_over, movement, started, width, within
 from attn_assets.discovery.mapping import fit_map
 from attn_assets.discovery.neighbours import Frame
 from attn_assets.discovery.quality import trustworthiness
@@ -134,7 +134,7 @@ def drawn_of(features: np.ndarray, known: np.ndarray, **changes: object):
 
 
 def anchors_of(features: np.ndarray, positions: np.ndarray, trust: float) -> Anchors:
-    return Anchors(features=features, positions=positions, since_us=3, trustworthiness=trust)
+    return Anchors(features=features, rests_on=AVERAGES, positions=positions, since_us=3, trustworthiness=trust)
 
 
 def test_a_first_map_begins_a_frame():
@@ -230,7 +230,7 @@ def test_anchors_are_read_back_and_what_is_not_theirs_is_refused(tmp_path):
     again = Anchors.load(tmp_path / "frame.npz")
     np.testing.assert_array_equal(again.features, anchors.features)
     assert (again.since_us, again.trustworthiness) == (3, 0.9)
-    np.savez(tmp_path / "short.npz", **{**vars(anchors), "features_version": 1, "positions": np.zeros((29, 2))})
+    np.savez(tmp_path / "short.npz", **{**vars(anchors), "features_version": 2, "positions": np.zeros((29, 2))})
     np.savez(tmp_path / "other.npz", **{**vars(anchors), "features_version": 99})
     (tmp_path / "text.npz").write_text("no archive")
     for name in ("short.npz", "other.npz", "text.npz", "missing.npz"):

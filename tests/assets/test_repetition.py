@@ -111,6 +111,8 @@ def unclustered(count, *, seed, start_us, end_us):
     ).astype(np.float32)  # fmt: skip
     columns = dict(zip(rows.schema.names, rows.columns, strict=True))
     columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM)
+    for name in ("head_sketch", "zone_evidence"):
+        columns[name] = pa.nulls(count, rows.schema.field(name).type)
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=rows.schema)
 
 
@@ -152,7 +154,7 @@ def test_clusters_that_are_relied_on_are_not_lost_to_a_run_without_clear_ones(tm
     assert before.manifest["num_clusters"] > 0
     refusing(monkeypatch, 1.0)
     with pytest.raises(in_process.DiscoveryFailed, match="classifier"):
-        discovered(tmp_path, draw(300, seed=2, start_us=now - 2 * HOUR_US, end_us=now - 1_000_000))
+        discovered(tmp_path, draw(300, seed=2, start_us=now - 2 * HOUR_US, end_us=now - 1_000_000, apart=0.8))
     assert open_bundle(tmp_path / "runs" / "latest").run_id == before.run_id
 
 

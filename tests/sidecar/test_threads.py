@@ -117,7 +117,7 @@ def test_the_writer_outlives_a_batch_that_nobody_foresaw(client, sender, monkeyp
 def test_a_batch_that_cannot_be_classified_is_refused_alone(client, sender, monkeypatch):
     plain = transaction._classify
     monkeypatch.setattr(
-        transaction, "_classify", failing_at(plain, lambda _, rows, model_id: has_bad(rows), ZeroDivisionError)
+        transaction, "_classify", failing_at(plain, lambda _, rows, **known: has_bad(rows), ZeroDivisionError)
     )
     bad = send_three(sender)
     assert set(sender.refused) == {bad}

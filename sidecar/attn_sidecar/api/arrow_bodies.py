@@ -103,7 +103,7 @@ def sketches_from_table(table: pa.Table) -> tuple[list[PostedSketch | None], dic
     for i, (numbers, proof, name) in enumerate(zip(sketch, evidence, names, strict=True)):
         if name is not None and not re.fullmatch(PROJECTION_PATTERN, name):
             refused.setdefault(i, "head_projection is no SHA-256 in hexadecimal digits")
-        if numbers is not None and proof is not None and name is not None:
+        if i not in refused and numbers is not None and proof is not None and name is not None:
             found.append(PostedSketch(head_sketch=numbers, zone_evidence=proof, head_projection=name))
         else:
             found.append(None)
