@@ -44,7 +44,7 @@ def cluster_of_kind(bundle: Bundle, kind: int) -> tuple[int, float]:
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
     """The bundles of `HOURS` hours, the last of them the newest hour."""
-    graph = Graph(Path(tmp_path_factory.mktemp("replay")), umap_sample_size=1000, batch_size=300, min_cluster_size=40)
+    graph = Graph(Path(tmp_path_factory.mktemp("replay")), umap_sample_size=1000, batch_size=300, min_cluster_size=25)
     bundles = []
     for hour in range(HOURS):
         ago = HOURS - hour
