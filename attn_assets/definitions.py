@@ -9,6 +9,7 @@ import dagster as dg
 from attn_assets.defs.assets import build_assets
 from attn_assets.defs.automation import build_early_sensor, build_job, build_schedule, build_sensor
 from attn_assets.defs.calibration import zone_calibration
+from attn_assets.defs.head_projection import build_head_projection_sensor, head_projection
 from attn_assets.defs.io_manager import ParquetFolders
 from attn_assets.defs.lost_runs import build_lost_runs_sensor
 from attn_assets.defs.outcomes import build_failure_sensor, build_published_sensor
@@ -64,6 +65,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             *build_assets(first_hour=settings.first_hour, window_hours=settings.window_hours),
             build_retention(),
             zone_calibration,
+            head_projection,
         ],
         jobs=[job],
         schedules=[build_schedule(job, first_hour=settings.first_hour, window_hours=settings.window_hours)],
@@ -74,6 +76,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             build_published_sensor(job),
             build_lost_runs_sensor(),
             build_upkeep_sensor(),
+            build_head_projection_sensor(),
         ],
         resources=build_resources(settings),
         # The multiprocess executor starts a Python for every asset: 20 s of start for seconds of work.

@@ -25,8 +25,7 @@ __all__ = [
     "BUSY_TIMEOUT_MS", "HOUR_US", "STORED", "STORED_HEAD_FIGURES", "STORE_VERSION", "check_sqlite", "explain",
     "hours_with_rows_after", "insert_fingerprints", "insert_head_figures", "max_id", "open_reader", "open_writer",
     "read_fingerprints", "read_head_figures", "record_clusters", "record_request_zone", "record_run", "record_source",
-    "schema_sql", "sqlite_version", "upsert_requests",
-    "with_all_columns",
+    "sampled_models", "schema_sql", "sqlite_version", "upsert_requests", "with_all_columns",
 ]  # fmt: skip
 
 STORE_VERSION = 5
@@ -320,6 +319,14 @@ def read_head_figures(connection: sqlite3.Connection, *, model_id: str, limit: i
     columns["layers"] = [json.loads(layers) for layers in columns["layers"]]
     columns["figures"] = [np.frombuffer(blob, dtype="<f2") for blob in columns["figures"]]
     return pa.table(columns, schema=STORED_HEAD_FIGURES)
+
+
+def sampled_models(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
+    """(model id, tokens with raw head figures, their requests) of each model that has any, the most tokens first."""
+    return connection.execute(
+        "SELECT label, count(*), count(DISTINCT request_no) FROM head_figures JOIN labels ON label_no = model_no "
+        "GROUP BY model_no ORDER BY count(*) DESC, label"
+    ).fetchall()
 
 
 def _request_ids(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, str]:

@@ -67,6 +67,7 @@ def start_model_server(
     if capture:
         flags += ["--attention-tokens-publish", zmq_address(ports)]
         flags += ["--attention-tokens-spool-dir", str(stack.logs.parent / "spool")]
+        flags += ["--attention-head-projection-dir", str(stack.logs.parent / "head_projections_of_server")]
     command: list[str | Path] = [
         python_of(ROOT / ".venv-server"), "-m", "sglang.launch_server",
         "--model", model, "--attention-backend", "triton", "--host", HOST, "--port", str(ports.server),
