@@ -69,7 +69,8 @@ def mixed(num_rows: int, *, seed: int = 0) -> pa.Table:
     table = captured_table().combine_chunks()
     rng = np.random.default_rng(seed)
     window = window_from_table(table)
-    near = Frame(window.features).nearest(window.features, k=4).index
+    lie = window.features if np.isnan(window.sketch).any() else window.sketch
+    near = Frame(lie).nearest(lie, k=4).index
     parts = [_mixture(table, near, rng, min(_PART_ROWS, num_rows - start)) for start in range(0, num_rows, _PART_ROWS)]
     return pa.concat_tables(parts)
 
@@ -92,9 +93,20 @@ def _mixture(table: pa.Table, near: npt.NDArray[np.int32], rng: np.random.Genera
     columns["context_len"] = pa.array(context.astype(np.int32))
     for name in ("sink_mass", "prompt_mass", "periodicity"):
         columns[name] = pa.array(mix(table[name].to_numpy()).astype(np.float32))
+    window = window_from_table(table)
+    for name, values in (("head_sketch", window.sketch), ("zone_evidence", window.zone_evidence)):
+        if name in picked.column_names and not np.isnan(values).any():
+            mixed_values = (mix(values) * (1 + rng.uniform(-0.005, 0.005, (count, values.shape[1])))).astype(np.float16)
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(mixed_values.ravel()), values.shape[1])
     for name, column in columns.items():
         picked = picked.set_column(picked.schema.get_field_index(name), picked.schema.field(name), column)
     return picked
+
+
+def projection_of(table: pa.Table) -> str | None:
+    """The matrix that made the rows' sketches, None where they have none."""
+    names = table.column("head_projection").unique().to_pylist() if "head_projection" in table.column_names else []
+    return next((one for one in names if one is not None), None)
 
 
 def wire_batches(table: pa.Table, *, rows_per_batch: int, source: str) -> list[pa.RecordBatch]:

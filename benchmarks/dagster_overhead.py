@@ -93,16 +93,13 @@ def _plain(folder: Path, *, hour_us: int, number: int) -> tuple[float, pa.Table]
         rows, window_us=window_us, sample_size=plan.umap_sample_size, batch_size=plan.batch_size, seed=plan.seed,
         keeper=NoKeeper(), report=lambda done, total: None,
     )  # fmt: skip
-    clusters = find_clusters(
-        located, min_cluster_size=plan.min_cluster_size, batch_size=plan.batch_size, previous_bundle=None
-    )
+    clusters = find_clusters(located, min_cluster_size=plan.min_cluster_size, seed=plan.seed, previous_bundle=None)
     assets = Assets(located=located, clusters=clusters, zones=label_zones(located, clusters))
     publish_checked(
         assets,
         Run(run_id=None, parameters=plan.parameters(), started_at_us=time.time_ns() // 1000),
         discovery_dir=plan.output,
         db=settings.db,
-        seed=plan.seed,
         agrees=lambda figures: checks.classifier_agrees(figures, min_agreement=0.0),
         verifies=lambda run_id: checks.bundle_is_sound(run_id, discovery_dir=plan.output),
         publishing=nullcontext,

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from attn_core.store import HOUR_US, insert_fingerprints, open_writer
-from benchmarks.captured import mixed, wire_batches
+from benchmarks.captured import mixed, projection_of, wire_batches
 
 BATCH_ROWS = 65_536
 TIME_LIMIT_S = 1_200
@@ -28,7 +28,9 @@ def write_hour(db: Path, *, num_rows: int, seed: int = 0) -> None:
     with closing(open_writer(db)) as connection:
         for batch in wire_batches(table, rows_per_batch=BATCH_ROWS, source="bench"):
             connection.execute("BEGIN IMMEDIATE")
-            insert_fingerprints(connection, batch, model_id="bench", stored_at_us=0)
+            insert_fingerprints(
+                connection, batch, model_id="bench", stored_at_us=0, head_projection=projection_of(table)
+            )
             connection.execute("COMMIT")
 
 

@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from attn_assets.discovery.embedding import NoKeeper
-from attn_assets.discovery.tables import embedding_of, facts_of, labels_of
+from attn_assets.discovery.learned_space import coordinates
+from attn_assets.discovery.models import Models
+from attn_assets.discovery.tables import embedding_of, facts_of, space_of
 from attn_assets.discovery.window import window_from_table
 from attn_assets.measure import Cost
 from attn_assets.publishing import Assets, Run, publish_checked
@@ -60,7 +62,7 @@ def discover(db: Path, folder: Path, *, settings: Settings) -> dict[str, float]:
         clusters = find_clusters(
             located,
             min_cluster_size=settings.min_cluster_size,
-            batch_size=settings.batch_size,
+            seed=settings.seed,
             previous_bundle=None,
         )
     with stage("label"):
@@ -71,7 +73,6 @@ def discover(db: Path, folder: Path, *, settings: Settings) -> dict[str, float]:
             Run(run_id=None, parameters={}, started_at_us=time.time_ns() // 1000),
             discovery_dir=folder / "bundles",
             db=db,
-            seed=settings.seed,
             agrees=lambda metrics: _Passed(),
             verifies=lambda run_id: _Passed(),
             publishing=contextlib.nullcontext,
@@ -81,12 +82,14 @@ def discover(db: Path, folder: Path, *, settings: Settings) -> dict[str, float]:
         raise SystemExit(f"discovery: {outcome.note}")
     seconds["agreement"] = float(outcome.metrics.get("cluster_agreement", 0.0))
     embedding = embedding_of(located)
-    chosen = embedding.in_sample
+    window, models = window_from_table(located), Models.from_column(located.column("model_id"))
+    space = space_of(located)
     np.savez(
         folder / "sample.npz",
-        features=window_from_table(located.filter(chosen)).features,
-        positions=embedding.positions[chosen],
-        labels=labels_of(clusters)[chosen],
+        points=coordinates(window, models, space, np.flatnonzero(embedding.in_sample)).main,
+        positions=embedding.positions[embedding.in_sample],
+        landmarks=coordinates(window, models, space, clusters["landmarks"].column("row").to_numpy()).main,
+        labels=clusters["landmarks"].column("label").to_numpy(),
         min_samples=facts_of(clusters["points"])["metrics"]["min_samples"],
     )
     return seconds

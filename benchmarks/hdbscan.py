@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from attn_assets.discovery.clustering import cluster_sample
-from attn_assets.discovery.grouping import smoothing
 from attn_assets.discovery.mapping import fit_map
 from attn_assets.discovery.neighbours import Frame
 from attn_assets.discovery.window import window_from_table
@@ -27,7 +26,7 @@ def run(*, rows: int | None, as_json: bool) -> bool:
     """Measure and report; True where ours is the faster and finds the same."""
     features = window_from_table(mixed(rows or ROWS)).features
     positions = fit_map(Frame(features), seed=0)
-    min_samples = smoothing(len(features), min_cluster_size=Settings.min_cluster_size)
+    min_samples = Settings.min_cluster_size
     ours = cluster_sample(positions, min_cluster_size=Settings.min_cluster_size, min_samples=min_samples)
     ari = plain_ari(positions, ours.labels, min_samples=min_samples)
     measured = pairs(partial(_rate, positions, min_samples), partial(_peer_rate, positions, min_samples))

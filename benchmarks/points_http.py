@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 from attn_core.bundle import publish
 from attn_core.classify import no_clusters
 from attn_core.fingerprint import DIM
+from attn_core.space import FILE_NAME as SPACE
+from attn_core.space import Space
 from attn_core.zones import FILE_NAME as FORMULAS
 from attn_core.zones import ZONES, ZoneFormulas
 from benchmarks.measure import Figure, figure_from_limit, figure_from_pairs, pairs, report
@@ -84,6 +86,7 @@ def _publish(folder: Path, rows: int) -> None:
             pq.write_table(pa.table({"x": [0.0]}), directory / f"{name}.parquet")
         no_clusters().save(directory / "classifier.npz")
         ZoneFormulas.shipped().save(directory / FORMULAS)
+        Space.plain().save(directory / SPACE)
 
     publish(folder, run_id="2026-01-10T04-02-11", manifest={}, write=write)
 
