@@ -101,11 +101,11 @@ def _lists(values: np.ndarray, *, missing: pa.BooleanArray | None = None) -> pa.
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1], mask=missing)
 
 
-def store_rows(db: Path, rows: pa.RecordBatch) -> int:
+def store_rows(db: Path, rows: pa.RecordBatch, *, head_projection: str = PROJECTION) -> int:
     """Write the rows as the sidecar would; returns how many were new."""
     with closing(open_writer(db)) as connection:
         return insert_fingerprints(
-            connection, rows, model_id="synthetic", stored_at_us=time.time_ns() // 1000, head_projection=PROJECTION
+            connection, rows, model_id="synthetic", stored_at_us=time.time_ns() // 1000, head_projection=head_projection
         )
 
 
