@@ -7,9 +7,9 @@ import sqlite3
 import numpy as np
 import pyarrow as pa
 import pytest
-from sidecar_tools import INFO, PROJECTION, Sender, random_rows, with_column
+from sidecar_tools import INFO, PROJECTION, Sender, guide_vector, publish_bundle, random_rows, with_column
 
-from attn_core import wire
+from attn_core import bundle, wire
 from attn_core.classify import Classifier
 from attn_core.head_projection import MAX_HEADS, NUM_EVIDENCE, NUM_SKETCH
 from attn_core.store import open_writer, read_fingerprints, read_head_figures
@@ -304,3 +304,22 @@ def test_an_arrow_sketch_of_another_type_is_refused(client):
     answer = client.post("/fingerprint/batch", content=body, headers={"content-type": ARROW})
     assert answer.status_code == 422
     assert "head_sketch is list" in answer.json()["detail"]
+
+
+def test_a_vector_is_placed_on_the_map_when_asked(client, settings):
+    body = {"vector": guide_vector(), "context_len": 900, "sink_mass": 0.2, "periodicity": 0.1}
+    before = client.post("/classify", json={**body, "include": ["position"]}).json()["manifold"]
+    assert (before["x"], before["y"]) == (None, None), "there is no map yet"
+    publish_bundle(settings.discovery_dir)
+    client.post("/discovery/reload")
+    plain = client.post("/classify", json=body).json()["manifold"]
+    assert set(plain) == {"zone", "confidence", "cluster_id", "cluster_label"}
+    placed = client.post("/classify", json={**body, "include": ["position"]}).json()["manifold"]
+    points = bundle.open_bundle(settings.discovery_dir / "latest").table("embeddings")
+    for axis in ("x", "y"):
+        values = points[axis].to_numpy()
+        assert values.min() <= placed[axis] <= values.max()
+    assert 0 <= placed["cluster_confidence"] <= 1
+    assert {name: placed[name] for name in plain} == plain
+    refused = client.post("/classify", json={**body, "include": ["places"]})
+    assert refused.status_code == 422

@@ -3,7 +3,7 @@
 import type { Grounding, OnlineFigures } from "./answers";
 import { below } from "./base";
 import { authorization, wantToken } from "./token";
-import { type RequestDetail, type RequestInfo, requestDetailFromJson, requestInfoFromJson } from "./wire";
+import { type RequestDetail, type RequestInfo, requestDetailFromJson, requestInfoFromJson, type Token } from "./wire";
 import { isZone, type Zone } from "./zones";
 
 /** An answer that is no answer: RFC 9457 problem details, or no connection at all (status 0). */
@@ -20,11 +20,25 @@ export class SidecarError extends Error {
   }
 }
 
-async function ask(path: string, signal: AbortSignal | undefined, accepts: readonly number[] = []): Promise<Response> {
+/** A GET, or a POST of `body` as JSON where there is one. */
+async function ask(
+  path: string,
+  signal: AbortSignal | undefined,
+  accepts: readonly number[] = [],
+  body?: unknown,
+): Promise<Response> {
   let response: Response;
   const headers = authorization();
+  const post =
+    body === undefined
+      ? {}
+      : {
+          method: "POST",
+          body: JSON.stringify(body),
+          headers: { ...headers, "content-type": "application/json" },
+        };
   try {
-    response = await fetch(below(path), { headers, ...(signal ? { signal } : {}) });
+    response = await fetch(below(path), { headers, ...post, ...(signal ? { signal } : {}) });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new SidecarError(0, "The sidecar does not answer", null);
@@ -41,6 +55,43 @@ async function ask(path: string, signal: AbortSignal | undefined, accepts: reado
     typeof detail === "string" ? detail : null,
     typeof mend === "string" ? mend : null,
   );
+}
+
+/** Where a token lies on the served map, and how sure its cluster is. */
+export interface TokenPlace {
+  x: number;
+  y: number;
+  cluster_label: string;
+  cluster_confidence: number;
+  run_id: string | null;
+}
+
+/** The token's place by the served run's classifier; null where there is no map, or the token has no vector. */
+export async function fetchPlace(token: Token, signal?: AbortSignal): Promise<TokenPlace | null> {
+  const { vector, context_len, sink_mass, periodicity, head_sketch, zone_evidence, head_projection } = token;
+  if (vector === null) return null;
+  const isWhole = head_sketch !== null && zone_evidence !== null && head_projection !== null;
+  const body = {
+    vector,
+    context_len,
+    sink_mass,
+    periodicity,
+    ...(isWhole ? { head_sketch, zone_evidence, head_projection } : {}),
+    include: ["position"],
+  };
+  const answer = (await (await ask("/classify", signal, [], body)).json()) as {
+    manifold?: Partial<TokenPlace> & { x?: number | null; y?: number | null };
+    run_id?: string | null;
+  };
+  const { x, y, cluster_label, cluster_confidence } = answer.manifold ?? {};
+  if (typeof x !== "number" || typeof y !== "number") return null;
+  return {
+    x,
+    y,
+    cluster_label: cluster_label ?? "",
+    cluster_confidence: cluster_confidence ?? 0,
+    run_id: answer.run_id ?? null,
+  };
 }
 
 export async function askJson(path: string, signal?: AbortSignal): Promise<unknown> {

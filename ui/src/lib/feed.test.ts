@@ -34,6 +34,9 @@ function token(requestId: string, step: number, id = step + 1): Token {
     topk_positions: null,
     topk_probs: null,
     residual_mass: null,
+    head_sketch: null,
+    zone_evidence: null,
+    head_projection: null,
   };
 }
 

@@ -28,6 +28,7 @@ describe("the URL", () => {
       hiddenZones: ["diffuse", "long_range"],
       hiddenClusters: [-1, 4],
       camera: { x: -0.25, y: 0.5, distance: 0.125 },
+      at: { x: -3.25, y: 11 },
       hour: "2026-01-10T04:00Z",
     },
     DEFAULT_CLUSTERS,

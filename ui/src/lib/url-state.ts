@@ -20,6 +20,8 @@ export interface MapView {
   hiddenClusters: readonly number[];
   /** Centre in map units (-1..1 shows all) and distance (1 shows all, smaller is nearer); null is the whole map. */
   camera: { x: number; y: number; distance: number } | null;
+  /** Where a token lies, in the map's own coordinates; null marks none. */
+  at: { x: number; y: number } | null;
   /** Only this hour's points ("2026-01-10T04:00Z"); null shows the run's whole window. */
   hour: string | null;
 }
@@ -60,6 +62,7 @@ export const DEFAULT_MAP: MapView = {
   hiddenZones: [],
   hiddenClusters: [],
   camera: null,
+  at: null,
   hour: null,
 };
 export const DEFAULT_CLUSTERS: ClustersView = { page: "clusters", clusterId: null, run: null };
@@ -80,6 +83,12 @@ function cameraFromText(text: string | null): MapView["camera"] {
   if (x === undefined || y === undefined || distance === undefined || rest.length > 0) return null;
   if (![x, y, distance].every(Number.isFinite) || distance <= 0) return null;
   return { x, y, distance };
+}
+
+function placeFromText(text: string | null): MapView["at"] {
+  const [x, y, ...rest] = (text || "?").split(",").map(Number);
+  if (x === undefined || y === undefined || rest.length > 0 || !Number.isFinite(x) || !Number.isFinite(y)) return null;
+  return { x, y };
 }
 
 /** The view that a path and query name; what cannot be read is left at its default. */
@@ -105,6 +114,7 @@ export function viewFromUrl(pathname: string, search: string, base = BASE_PATH):
       hiddenZones: list("hide").filter(isZone),
       hiddenClusters: list("hide_clusters").flatMap((item) => integerOrNull(item) ?? []),
       camera: cameraFromText(query.get("view")),
+      at: placeFromText(query.get("at")),
       hour: hour !== null && HOUR.test(hour) ? hour : null,
     };
   }
@@ -135,6 +145,7 @@ function queryFromView(view: View): Record<string, string> {
       if (view.colourBy !== "zone") say("color", view.colourBy);
       if (view.hiddenZones.length > 0) say("hide", view.hiddenZones.join(","));
       if (view.hiddenClusters.length > 0) say("hide_clusters", view.hiddenClusters.join(","));
+      if (view.at !== null) say("at", `${view.at.x},${view.at.y}`);
       if (view.camera !== null) {
         const { x, y, distance } = view.camera;
         say("view", [x, y, distance].map((value) => Number(value.toFixed(4))).join(","));

@@ -31,6 +31,11 @@ export interface Token {
   topk_positions: number[] | null;
   topk_probs: number[] | null;
   residual_mass: number | null;
+  /** What the captured heads did; null where the model has no head projection. */
+  head_sketch: number[] | null;
+  zone_evidence: number[] | null;
+  /** Hash of the matrix that made both. */
+  head_projection: string | null;
 }
 
 /** A stretch of the prompt, half-open, that one message of the conversation fills. */
@@ -121,7 +126,11 @@ export function characteristicFromJson(json: unknown): Characteristic | null {
 }
 
 /** A token as the sidecar sends it; null where it lacks its identity. */
-export function tokenFromJson(value: unknown, requestId: string | null = null): Token | null {
+export function tokenFromJson(
+  value: unknown,
+  requestId: string | null = null,
+  headProjection: string | null = null,
+): Token | null {
   if (!isObject(value)) return null;
   const [request_id, step] = [stringOrNull(value.request_id) ?? requestId, numberOrNull(value.step)];
   if (request_id === null || step === null || step < 0) return null;
@@ -144,12 +153,16 @@ export function tokenFromJson(value: unknown, requestId: string | null = null): 
     topk_positions: numbersOrNull(value.topk_positions),
     topk_probs: numbersOrNull(value.topk_probs),
     residual_mass: numberOrNull(value.residual_mass),
+    head_sketch: numbersOrNull(value.head_sketch),
+    zone_evidence: numbersOrNull(value.zone_evidence),
+    // Said once for a list of tokens that all have the same.
+    head_projection: stringOrNull(value.head_projection) ?? headProjection,
   };
 }
 
-function tokensFromJson(value: unknown, requestId: string | null): Token[] {
+function tokensFromJson(value: unknown, requestId: string | null, headProjection: string | null): Token[] {
   if (!Array.isArray(value)) return [];
-  return value.flatMap((item) => tokenFromJson(item, requestId) ?? []);
+  return value.flatMap((item) => tokenFromJson(item, requestId, headProjection) ?? []);
 }
 
 export function requestInfoFromJson(value: unknown): RequestInfo | null {
@@ -177,7 +190,7 @@ export function requestDetailFromJson(value: unknown): RequestDetail | null {
     ...info,
     prompt_token_texts: stringsOrNull(value.prompt_token_texts),
     prompt_spans: spansFromJson(value.prompt_spans),
-    tokens: tokensFromJson(value.tokens, info.request_id),
+    tokens: tokensFromJson(value.tokens, info.request_id, stringOrNull(value.head_projection)),
     same_response_id: stringsOrNull(value.same_response_id) ?? [],
     unreadable: stringsOrNull(value.unreadable) ?? [],
     next_step: numberOrNull(value.next_step),
@@ -192,7 +205,11 @@ export function feedMessageFromJson(value: unknown): FeedMessage | null {
     case "hello":
       return { kind: "hello", cursor, run_id: stringOrNull(value.run_id) };
     case "tokens":
-      return { kind: "tokens", cursor, tokens: tokensFromJson(value.tokens, null) };
+      return {
+        kind: "tokens",
+        cursor,
+        tokens: tokensFromJson(value.tokens, null, stringOrNull(value.head_projection)),
+      };
     case "gap":
       return { kind: "gap", cursor };
     case "run":

@@ -1,12 +1,16 @@
+import { useMutation } from "@tanstack/react-query";
 import { useState } from "react";
 import { Button } from "../../components/Button";
 import { Tooltip } from "../../components/Tooltip";
 import { ZoneSwatch } from "../../components/ZoneSwatch";
 import { ZoneTip } from "../../components/ZoneTip";
+import { fetchPlace } from "../../lib/api";
 import { type RequestState, tokenAt } from "../../lib/feed";
 import { type Attended, attendedPositions } from "../../lib/fingerprint";
 import { formatCount, formatShare } from "../../lib/format";
 import { tokenLabel } from "../../lib/token-text";
+import { DEFAULT_MAP } from "../../lib/url-state";
+import { goTo } from "../../lib/use-view";
 import type { Token } from "../../lib/wire";
 import { CHARACTERISTIC_WORDS } from "../../lib/zones";
 import { ContextStrip } from "./ContextStrip";
@@ -39,6 +43,7 @@ export function TokenDetail({ request, token, isPinned, onUnpin, onFlash }: Toke
       </header>
       <ZoneLine token={token} />
       <LookedAt request={request} token={token} onFlash={onFlash} />
+      <PlaceOnMap key={`${token.request_id}/${token.step}`} token={token} />
       <FingerprintPicture vector={token.vector} contextLen={token.context_len} title="Fingerprint" />
       <section className={styles.section}>
         <h2>Beside it</h2>
@@ -57,6 +62,23 @@ export function TokenDetail({ request, token, isPinned, onUnpin, onFlash }: Toke
         </dl>
       </section>
     </div>
+  );
+}
+
+/** Where the token falls on the served map: asked for when wanted, since few tokens are. */
+function PlaceOnMap({ token }: { token: Token }) {
+  const place = useMutation({
+    mutationFn: () => fetchPlace(token),
+    onSuccess: (found) => {
+      if (found !== null) goTo({ ...DEFAULT_MAP, colourBy: "cluster", at: { x: found.x, y: found.y } });
+    },
+  });
+  if (token.vector === null) return null;
+  return (
+    <p className={styles.hint}>
+      <Button onClick={() => place.mutate()}>Show on the map</Button> {place.isError ? place.error.message : null}
+      {place.isSuccess && place.data === null ? "There is no map yet: run discovery first." : null}
+    </p>
   );
 }
 

@@ -6,6 +6,7 @@ import type { Scheme } from "../../lib/zones";
 import { ClusterLabels } from "./ClusterLabels";
 import styles from "./MapCanvas.module.css";
 import { hasWebgl, MapPlot } from "./map-plot";
+import { PlaceMark } from "./PlaceMark";
 import { PointTooltip } from "./PointTooltip";
 import { useTouchPan } from "./use-touch-pan";
 
@@ -15,6 +16,8 @@ interface MapCanvasProps {
   visible: Uint32Array | null;
   colourBy: ColourBy;
   scheme: Scheme;
+  /** Where a token lies that is marked. */
+  at: MapView["at"];
   camera: MapView["camera"];
   onCamera: (camera: MapView["camera"]) => void;
   onOpen: (requestId: string, step: number) => void;
@@ -26,7 +29,8 @@ const CONTEXT_RETRY_MS = 500;
 const PAN_SHARE = 0.12;
 const ZOOM_FACTOR = 0.7;
 
-export function MapCanvas({ points, clusters, visible, colourBy, scheme, camera, onCamera, onOpen }: MapCanvasProps) {
+export function MapCanvas(props: MapCanvasProps) {
+  const { points, clusters, visible, colourBy, scheme, camera, at, onCamera, onOpen } = props;
   const canvas = useRef<HTMLCanvasElement>(null);
   const [plot, setPlot] = useState<MapPlot | null>(null);
   const [hovered, setHovered] = useState<number | null>(null);
@@ -154,6 +158,7 @@ export function MapCanvas({ points, clusters, visible, colourBy, scheme, camera,
       {plot && colourBy === "cluster" && isDrawn ? (
         <ClusterLabels plot={plot} points={points} clusters={clusters} numViews={numViews} />
       ) : null}
+      {plot && at !== null && isDrawn ? <PlaceMark plot={plot} points={points} at={at} numViews={numViews} /> : null}
       {plot && hovered !== null ? (
         <PointTooltip plot={plot} points={points} index={hovered} numViews={numViews} />
       ) : null}

@@ -129,6 +129,7 @@ function LoadedMap(props: LoadedMapProps) {
           colourBy={view.colourBy}
           scheme={scheme}
           camera={view.camera}
+          at={view.at}
           onCamera={(camera) => change({ camera })}
           onOpen={(requestId, step) => goTo({ page: "live", requestId, step })}
         />
