@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 from attn_assets.discovery.unclear import note_of
@@ -9,6 +10,7 @@ from attn_core.bundle import Bundle
 from attn_core.zones import ZONES
 
 MOST_CLUSTERS = 25
+MOST_DESCRIBED = 10
 
 
 def result_of(bundle: Bundle) -> dict[str, object]:
@@ -43,6 +45,14 @@ def summary(bundle: Bundle) -> str:
         )
     if len(clusters) > MOST_CLUSTERS:
         lines.append(f"... and {len(clusters) - MOST_CLUSTERS} smaller ones")
+    described = [row for row in clusters[:MOST_DESCRIBED] if row.get("apart")]
+    if described:
+        lines += ["", "what sets the largest apart (mean against usual, in spreads), and tokens they have more of"]
+    for row in described:
+        figures_of = ", ".join(f"{one['name']} {one['mean']:.2f} ({one['lift']:+.1f})" for one in row["apart"])
+        tokens = " ".join(json.dumps(text, ensure_ascii=False) for text in row["tokens"] or [])
+        lines.append(f"{row['cluster_label']:14s} {figures_of}")
+        lines += [f"{'':14s} {tokens}"] if tokens else []
     noise = manifest["noise_share"]
     figures = [f"{total:,} fingerprints", f"{len(clusters)} clusters", f"{noise:.1%} noise"]
     named = (("trustworthiness", "trustworthiness"), ("cluster_agreement", "classifier agrees"), ("ece", "ECE"))

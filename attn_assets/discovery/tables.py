@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from attn_assets.discovery.apart import FIGURE_TYPE, figures_apart, tokens_apart
 from attn_assets.discovery.embedding import Embedding
 from attn_assets.discovery.grouping import Grouping
 from attn_assets.discovery.labelling import ClusterZones
@@ -226,6 +227,10 @@ def _published_clusters(
             "centroid_y": pa.array(centre[:, DIM + 1]),
             "stability": found.column("stability"),
             "exemplars": pa.array(shown, exemplar_type),
+            "apart": pa.array(
+                figures_apart(located, labels, found.column("cluster_id").to_numpy(), zones["zone_labels"]), FIGURE_TYPE
+            ),
+            "tokens": pa.array(tokens_apart(located, labels, count), pa.list_(pa.string())),
             "lineage": pa.array(lineage, parents_type),
         }
     )
