@@ -14,7 +14,7 @@ UI_SOURCES := $(shell find ui/src ui/public ui/index.html ui/vite.config.ts ui/t
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help setup demo test test-core test-server test-e2e test-ui lint format bench pictures releases lock clean app-env server-env model ui system
+.PHONY: help setup demo test test-core test-server test-e2e test-ui lint format bench study pictures releases lock clean app-env server-env model ui system
 
 help: ## Show what there is to do
 	@awk 'BEGIN {FS = ":.*## "; print "make TARGET\n"} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ format: app-env ## Put the Python sources into shape
 
 bench: setup ## Measure the claims that fit this machine (NAME=ingest for one, ARGS="--json")
 	@$(APP)/python -m benchmarks $(NAME) $(ARGS)
+
+study: setup ## Is what is shown true? Asks the demo's model, judges maps and zones, writes docs/fidelity.md (under an hour)
+	@$(APP)/python -m study $(ARGS)
 
 pictures: app-env ## Take the README's pictures from a running demo
 	@$(APP)/python scripts/take_pictures.py $(ARGS)

@@ -1,8 +1,4 @@
-"""Answers of the demo's model to labelled prompts, through the real model server and the real sidecar.
-
-They are asked twice: first without a head projection, while the server publishes raw head figures, then with the one
-learned from these, so that every token has its sketch.
-"""
+"""Answers of the demo's model to labelled prompts, through the real model server and the real sidecar."""
 
 from __future__ import annotations
 
@@ -19,7 +15,6 @@ from pathlib import Path
 from attn_assets.calibration.held_out import held_out_prompts
 from attn_assets.calibration.prompts import LabelledPrompt
 from attn_assets.calibration.setting import calibration_prompts
-from attn_assets.head_learning import Learned, learn_from_database
 from attn_core.store import max_id, open_reader
 from demo.processes import Stack, wait_until
 from demo.stack import MODEL_DIR, Places, Ports, server_url, sidecar_url, start_model_server, start_sidecar, wait_for
@@ -29,7 +24,7 @@ CONCURRENCY = 8
 MAX_TOKENS = 56
 LABELS = "labels.json"
 QUIET_S = 5.0
-Report = Callable[[str, int, int], None]
+Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +45,8 @@ def prompts(*, num_per_zone: int, seed: int) -> list[tuple[LabelledPrompt, bool]
     return [(one, False) for one in setting] + [(one, True) for one in judging]
 
 
-def collect(folder: Path, *, num_per_zone: int, seed: int, ports: Ports, report: Report) -> Learned:
-    """Fill `folder` with a database of tokens with sketches, a matrix, and who asked what (`labels.json`)."""
+def collect(folder: Path, *, num_per_zone: int, seed: int, ports: Ports, report: Report) -> None:
+    """Fill `folder` with a database of tokens with sketches, and who asked what (`labels.json`)."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     asked = prompts(num_per_zone=num_per_zone, seed=seed)
@@ -59,29 +54,17 @@ def collect(folder: Path, *, num_per_zone: int, seed: int, ports: Ports, report:
     stack = Stack(logs=places.logs)
     try:
         sidecar = start_sidecar(stack, ports=ports, places=places)
-        server = start_model_server(
-            stack, ports=ports, model=MODEL_DIR,
-            arguments=("--served-model-name", MODEL_ID, "--attention-head-sample", "1"),
-        )  # fmt: skip
+        server = start_model_server(stack, ports=ports, model=MODEL_DIR, arguments=("--served-model-name", MODEL_ID))
         wait_for(sidecar, url=f"{sidecar_url(ports)}/health", timeout_s=120)
         wait_for(server, url=f"{server_url(ports)}/health", timeout_s=300)
-        # A part of the prompts is enough to learn from.
-        _ask(server_url(ports), asked[::2], stage="without a matrix", report=report)
-        _wait_stored(places.database)
-        learned, _ = learn_from_database(places.database, places.discovery, model_id=MODEL_ID)
-        wait_until(
-            lambda: learned.projection.sha256 in json.dumps(_stats(sidecar_url(ports))),
-            what="the model server takes the matrix up", timeout_s=120, programs=[server, sidecar],
-        )  # fmt: skip
-        answered = _ask(server_url(ports), asked, stage="with the matrix", report=report)
+        answered = _ask(server_url(ports), asked, report=report)
         _wait_stored(places.database)
     finally:
         stack.stop()
     (folder / LABELS).write_text(json.dumps([vars(one) for one in answered]), encoding="utf-8")
-    return learned
 
 
-def _ask(url: str, asked: Sequence[tuple[LabelledPrompt, bool]], *, stage: str, report: Report) -> list[Asked]:
+def _ask(url: str, asked: Sequence[tuple[LabelledPrompt, bool]], *, report: Report) -> list[Asked]:
     done = 0
 
     def one(given: tuple[LabelledPrompt, bool]) -> Asked:
@@ -100,7 +83,7 @@ def _ask(url: str, asked: Sequence[tuple[LabelledPrompt, bool]], *, stage: str, 
         with urllib.request.urlopen(request, timeout=600) as response:  # noqa: S310
             answer = json.load(response)
         done += 1
-        report(stage, done, len(asked))
+        report(done, len(asked))
         return Asked(
             request_id=str(answer["id"]),
             family=prompt.family,
@@ -111,12 +94,6 @@ def _ask(url: str, asked: Sequence[tuple[LabelledPrompt, bool]], *, stage: str, 
 
     with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="ask") as pool:
         return list(pool.map(one, asked))
-
-
-def _stats(url: str) -> dict[str, object]:
-    with urllib.request.urlopen(f"{url}/stats", timeout=30) as response:  # noqa: S310
-        found: dict[str, object] = json.load(response)
-    return found
 
 
 def _wait_stored(db: Path) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from attn_assets.discovery.apart import figures_apart, tokens_apart
 from attn_assets.discovery.embedding import NoKeeper
 from attn_assets.discovery.grouping import find_landmark_clusters
 from attn_assets.discovery.learned_space import coordinates
@@ -224,3 +225,20 @@ def measure(folder: Path, *, seeds: int = 3) -> dict[str, Interval]:
         found.setdefault("num_requests", []).append(float(request_no.max() + 1))
         assert facts_of(located)["rests_on"] != "averages"
     return {name: Interval.of(values) for name, values in found.items()}
+
+
+def clusters_in_words(folder: Path, *, num_clusters: int = 10) -> list[str]:
+    """A line for each of the largest clusters of the first map: its figures and its tokens."""
+    data = labelled(folder)
+    located, clusters = discover(data.rows, seed=0)
+    labels, ids = labels_of(clusters), clusters["clusters"].column("cluster_id").to_numpy()
+    zones = label_zones(located, clusters)
+    figures = figures_apart(located, labels, ids, zones["zone_labels"])
+    tokens = tokens_apart(located, labels, len(ids))
+    sizes = np.bincount(labels[labels >= 0], minlength=len(ids))
+    lines = []
+    for cluster in np.argsort(-sizes, kind="stable")[:num_clusters].tolist():
+        told = ", ".join(f"{one['name']} {one['mean']:.2f} ({one['lift']:+.1f})" for one in figures[cluster])
+        texts = " ".join(f"`{json.dumps(text, ensure_ascii=False)}`" for text in tokens[cluster])
+        lines.append(f"Cluster {ids[cluster]}, {sizes[cluster]} tokens: {told}; {texts}")
+    return lines
