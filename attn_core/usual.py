@@ -103,8 +103,8 @@ class Usual:
 def usual_of(values: npt.NDArray[np.floating], context_len: npt.NDArray[np.integer]) -> Usual:
     """What is usual of [m, d] values at their context lengths, where nothing is believed before.
 
-    Each length starts from mean and spread over all lengths. Learned twice, the second time from what the first has left
-    over (twicing, Tukey 1977): at the ends of the lengths seen, and where few tokens were, the first pass lags behind.
+    Each length starts from mean and spread over all lengths. Learned twice, the second time from what the first has
+    left over (twicing, Tukey 1977): at the ends of the lengths, and where few tokens were, the first pass lags behind.
     """
     shape = (values.shape[1], len(KNOTS_LN_N))
     mean = values.mean(axis=0, dtype=np.float64) if len(values) else np.zeros(shape[0])

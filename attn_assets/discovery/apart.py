@@ -27,7 +27,7 @@ FIGURE_TYPE = pa.list_(
 def figures_apart(
     located: pa.Table, labels: npt.NDArray[np.int32], cluster_ids: npt.NDArray[np.int32], zone_labels: pa.Table
 ) -> list[list[dict[str, object]]]:
-    """For each of c clusters the `NUM_FIGURES` figures with the largest `lift`, the distance from `usual` in spreads."""
+    """For each of c clusters the `NUM_FIGURES` figures of the largest `lift`, the distance from `usual` in spreads."""
     evidence = dict(
         zip(zone_labels.column("cluster_id").to_pylist(), zone_labels.column("evidence").to_pylist(), strict=True)
     )
