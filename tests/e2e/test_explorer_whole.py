@@ -124,6 +124,18 @@ def test_a_character_of_several_tokens_is_shown_once_and_each_token_can_be_point
         assert "part of a character" in (part.get_attribute("aria-label") or "")
 
 
+def test_a_token_is_shown_where_it_falls_on_the_map(page: Page, url: str) -> None:
+    page.goto(f"{url}/live?request=long&token=5")
+    page.wait_for_selector("[data-testid=token-detail][data-step='5']", timeout=PATIENCE_MS)
+    page.get_by_role("button", name="Show on the map").click()
+    page.wait_for_function(IS_DRAWN, timeout=PATIENCE_MS)
+    mark = page.wait_for_selector("[data-testid=place]", timeout=PATIENCE_MS)
+    assert "at=" in page.url
+    box, area = mark.bounding_box(), page.query_selector("[data-testid=map]").bounding_box()
+    assert area["x"] <= box["x"] + box["width"] / 2 <= area["x"] + area["width"]
+    assert area["y"] <= box["y"] + box["height"] / 2 <= area["y"] + area["height"]
+
+
 def test_the_map_comes_back_when_its_context_is_lost(browser: Browser, url: str) -> None:
     page = browser.new_page(viewport={"width": 1200, "height": 800})
     page.add_init_script(KEEP_CONTEXTS)
