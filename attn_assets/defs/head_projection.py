@@ -34,7 +34,7 @@ class HeadProjectionConfig(dg.Config):
 @dg.asset(
     group_name="calibration",
     kinds={"numpy"},
-    check_specs=[dg.AssetCheckSpec(name, asset="head_projection") for name in CHECKS],
+    check_specs=[dg.AssetCheckSpec(name, asset="head_projection", blocking=name == CHECKS[0]) for name in CHECKS],
 )
 def head_projection(
     context: dg.AssetExecutionContext, config: HeadProjectionConfig, store: FingerprintStore, plan: Plan

@@ -24,6 +24,7 @@ GRAPH = {
     "classifier_bundle": ["hdbscan_clusters", "umap_embedding", "zone_labels"],
     "retention": [],
     "zone_calibration": [],
+    "head_projection": [],
 }
 CHECKS = {
     "fingerprints": {"schema_holds", "vectors_hold_invariants", "rows_match_database"},
@@ -32,6 +33,7 @@ CHECKS = {
     "zone_labels": {"zones_are_known"},
     "classifier_bundle": {"classifier_agrees", "bundle_verifies"},
 }
+OF_HEADS = {"head_projection": {"head_projection_is_stable", "sketch_holds_the_variance"}}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def test_the_assets_and_their_edges(definitions):
     edges = {name: sorted(one.to_user_string() for one in node.parent_keys) for name, node in found.items()}
     assert edges == GRAPH
     groups = {name: node.group_name for name, node in found.items()}
-    not_hourly = {"retention": "upkeep", "zone_calibration": "calibration"}
+    not_hourly = {"retention": "upkeep", "zone_calibration": "calibration", "head_projection": "calibration"}
     assert groups == {**dict.fromkeys(CHECKS, "discovery"), **not_hourly}
     assert all(node.description for node in found.values())
 
@@ -55,8 +57,9 @@ def test_every_asset_has_a_blocking_check(definitions):
     found: dict[str, set[str]] = {}
     for spec in specs:
         found.setdefault(spec.asset_key.to_user_string(), set()).add(spec.name)
-    assert {name: found[name] for name in CHECKS} == CHECKS
-    assert {spec.name for spec in specs if not spec.blocking} == {"window_has_its_hours"}
+    assert found == CHECKS | OF_HEADS
+    warnings = {"window_has_its_hours", "sketch_holds_the_variance"}
+    assert {spec.name for spec in specs if not spec.blocking} == warnings
 
 
 def test_job_schedule_and_sensor(definitions):
@@ -64,7 +67,10 @@ def test_job_schedule_and_sensor(definitions):
     assert [job.name for job in repository.get_all_jobs() if not job.name.startswith("__")] == ["discover_hour"]
     assert [(s.name, s.cron_schedule) for s in repository.schedule_defs] == [("hourly_discovery", "2 * * * *")]
     sensors = {sensor.name: sensor.default_status for sensor in repository.sensor_defs}
-    names = ("early_discovery", "failed_discovery", "lost_runs", "new_fingerprints", "published_discovery", "upkeep")
+    names = (
+        "early_discovery", "failed_discovery", "first_head_projection", "lost_runs", "new_fingerprints",
+        "published_discovery", "upkeep",
+    )  # fmt: skip
     assert sensors == dict.fromkeys(names, dg.DefaultSensorStatus.RUNNING)
     job = repository.get_job("discover_hour")
     assert job.executor_def.name == "in_process"
