@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attn_core.zones import CHARACTERISTICS, USUAL, VALUES, ZONES, Z
+from attn_core.zones import CHARACTERISTICS, USUAL, VALUES, Z_LIMIT, ZONES, Z
 
 I32 = npt.NDArray[np.int32]
 F32 = npt.NDArray[np.float32]
@@ -21,7 +21,8 @@ class ClusterZones:
     """[c, 5], the share of the members in each zone; rows sum to 1."""
     evidence: tuple[dict[str, dict[str, float]], ...]
     """For each cluster and each name of `attn_core.zones.CHARACTERISTICS`: the members' `mean`, the `usual` value at
-    their context lengths, and `lift`, how far the members lie from the usual in the mean, in spreads."""
+    their context lengths, and `lift`, how far the members lie from the usual in the mean, in spreads. Members whose
+    context has no position as far away have no part in the lift of such a share."""
 
     @property
     def zone_index(self) -> npt.NDArray[np.int8]:
@@ -53,8 +54,15 @@ def label_clusters(
     def mean_of(column: int) -> npt.NDArray[np.float64]:
         return np.bincount(of_cluster, weights=evidence[member, column], minlength=num_clusters) / sizes
 
+    def lift_of(column: int) -> npt.NDArray[np.float64]:
+        # Where no position is as far as the class begins, its share is 0 for want of room: that sets nothing apart.
+        told = evidence[member, column] > -Z_LIMIT
+        count = np.maximum(np.bincount(of_cluster, weights=told, minlength=num_clusters), 1)
+        values = np.where(told, evidence[member, column], 0.0)
+        return np.bincount(of_cluster, weights=values, minlength=num_clusters) / count
+
     columns = {
-        name: (mean_of(VALUES + c), mean_of(USUAL + c), mean_of(Z + c)) for c, name in enumerate(CHARACTERISTICS)
+        name: (mean_of(VALUES + c), mean_of(USUAL + c), lift_of(Z + c)) for c, name in enumerate(CHARACTERISTICS)
     }
     reasons = tuple(
         {
