@@ -85,12 +85,12 @@ class Landmarks:
     @cached_property
     def cells(self) -> Cells:
         """As the compiled loops take them."""
-        from attn_core.row_loops import LANES, Cells
+        from attn_core.row_loops import LANES, Cells, padded
 
-        count, dim = self.rows.shape
+        count, dim = len(self.rows), padded(self.rows.shape[1])
         sizes = np.diff(self.cell_start, append=count).astype(np.int64)
-        padded = -(-sizes // LANES) * LANES
-        first = np.concatenate([[0], np.cumsum(padded)]).astype(np.int64)
+        rooms = -(-sizes // LANES) * LANES
+        first = np.concatenate([[0], np.cumsum(rooms)]).astype(np.int64)
         place = np.concatenate([np.arange(size) + at for size, at in zip(sizes, first, strict=False)] or [[]])
         place = place.astype(np.int64)
         half = np.full(first[-1], np.inf, dtype=np.float32)
@@ -98,10 +98,10 @@ class Landmarks:
         label, position = np.full(first[-1], -1, dtype=np.int32), np.zeros((first[-1], 2), dtype=np.float32)
         label[place], position[place] = self.label, self.position
         wide = np.zeros((first[-1], dim), dtype=np.float32)
-        wide[place] = self.rows
+        wide[place, : self.rows.shape[1]] = self.rows
         columns = np.zeros(first[-1] * dim, dtype=np.float32)
         centre = np.zeros((dim, len(sizes)), dtype=np.float32)
-        for cell, (at, size, room) in enumerate(zip(first, sizes, padded, strict=False)):
+        for cell, (at, size, room) in enumerate(zip(first, sizes, rooms, strict=False)):
             columns[at * dim : (at + room) * dim] = wide[at : at + room].T.ravel()
             centre[:, cell] = wide[at : at + size].mean(axis=0)
         return Cells(

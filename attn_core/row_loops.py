@@ -99,13 +99,13 @@ class Cells(NamedTuple):
     """The arrays of `attn_core.landmarks.Landmarks` as the loops take them; r landmarks with the padding, c cells."""
 
     centre: F32
-    """[d, c]"""
+    """[d, c], d padded likewise."""
     centre_half: F32
     """[c], half of each squared length."""
     first: I64
     """[c + 1], where each cell begins among the padded landmarks."""
     columns: F32
-    """[r * d], cell by cell, within a cell column by column."""
+    """[r * d], d padded with zeros to a multiple of 4; cell by cell, within a cell column by column."""
     half: F32
     """[r], half of each squared length; infinite for padding."""
     label: I32
@@ -493,33 +493,56 @@ def likeliest_rows(vectors: F32, context_len: F64, sink_mass: F64) -> None:
 
 
 @compiled_for_finite
-def _nearest_landmarks(cells: Cells, x: F32, distance: F32, half: F32, found: I64, nearest: F32) -> int:
-    """Fill `found` and `nearest` [k] with the nearest landmarks that are looked at; returns how many there are.
+def _nearest_cells(cells: Cells, x: F32, distance: F32, probed: I64, least: F32) -> int:
+    """Fill `probed` and `least` [k] with the cells whose centres are nearest, ascending; returns how many there are.
 
-    `nearest` is ascending: |x - y|^2 / 2 less |x|^2 / 2, which is the same for every landmark y: its half squared
-    length less x . y. `distance` [c] and `half` [longest cell] are to work in.
+    Distances are as in `_nearest_landmarks`; `distance` [cells] is to work in.
     """
-    num_cells, dim = len(cells.centre_half), len(x)
+    num_cells = len(cells.centre_half)
     for cell in range(num_cells):
         distance[cell] = cells.centre_half[cell]
-    for d in range(dim):
-        x_d = x[d]
+    for d in range(0, len(x), 4):
+        x0, x1, x2, x3 = x[d], x[d + 1], x[d + 2], x[d + 3]
+        c0, c1, c2, c3 = cells.centre[d], cells.centre[d + 1], cells.centre[d + 2], cells.centre[d + 3]
         for cell in range(num_cells):
-            distance[cell] -= x_d * cells.centre[d, cell]
+            distance[cell] -= x0 * c0[cell] + x1 * c1[cell] + x2 * c2[cell] + x3 * c3[cell]
+    count = 0
+    for cell in range(num_cells):
+        value = distance[cell]
+        if count == _NUM_PROBED and value >= least[_NUM_PROBED - 1]:
+            continue
+        if count < _NUM_PROBED:
+            count += 1
+        place = count - 1
+        while place > 0 and least[place - 1] > value:
+            least[place], probed[place] = least[place - 1], probed[place - 1]
+            place -= 1
+        least[place], probed[place] = value, cell
+    return count
+
+
+@compiled_for_finite
+def _nearest_landmarks(cells: Cells, x: F32, probed: I64, num_probed: int, half: F32, found: I64, nearest: F32) -> int:
+    """Fill `found` and `nearest` [k] with the nearest landmarks of these cells; returns how many there are.
+
+    `nearest` is ascending: |x - y|^2 / 2 less |x|^2 / 2, which is the same for every landmark y: its half squared
+    length less x . y. `half` [longest cell] is to work in; `x` is padded with zeros, as the columns are.
+    """
+    dim = len(x)
     count, k = 0, len(found)
-    for _ in range(min(_NUM_PROBED, num_cells)):
-        cell, least = 0, distance[0]
-        for other in range(num_cells):
-            if distance[other] < least:
-                cell, least = other, distance[other]
-        distance[cell] = np.float32(inf)
-        first, size = cells.first[cell], cells.first[cell + 1] - cells.first[cell]
+    for i in range(num_probed):
+        first, last = cells.first[probed[i]], cells.first[probed[i] + 1]
+        size = last - first
+        # As arrays of their own: places that are counted from 0 need no look at whether they are negative.
+        block = cells.columns[first * dim : last * dim].reshape((dim, size))
+        own = cells.half[first:last]
         for p in range(size):
-            half[p] = cells.half[first + p]
-        for d in range(dim):
-            x_d, at = x[d], first * dim + d * size
+            half[p] = own[p]
+        for d in range(0, dim, 4):
+            x0, x1, x2, x3 = x[d], x[d + 1], x[d + 2], x[d + 3]
+            c0, c1, c2, c3 = block[d], block[d + 1], block[d + 2], block[d + 3]
             for p in range(size):
-                half[p] -= x_d * cells.columns[at + p]
+                half[p] -= x0 * c0[p] + x1 * c1[p] + x2 * c2[p] + x3 * c3[p]
         for p in range(size):
             value = half[p]
             if (count == k and value >= nearest[k - 1]) or value >= _PADDING:
@@ -577,6 +600,12 @@ def _placed(cells: Cells, found: I64, nearest: F32, own: float, count: int, posi
 
 
 @compiled
+def padded(num_columns: int) -> int:
+    """How many columns landmarks are kept in: four are worked on at a time."""
+    return (num_columns + 3) // 4 * 4
+
+
+@compiled
 def _longest_cell(cells: Cells) -> int:
     longest = 1
     for cell in range(len(cells.centre_half)):
@@ -603,12 +632,14 @@ def compare_rows(
     space without a sketch, is compared by its averages.
     """
     shares, histogram = np.empty(3), np.empty(NUM_BINS)
-    features, averages = np.empty(NUM_FEATURES, dtype=np.float32), np.empty(NUM_FEATURES, dtype=np.float32)
-    sketched = np.empty(sketch.shape[1], dtype=np.float32)
+    features = np.empty(NUM_FEATURES, dtype=np.float32)
+    averages = np.zeros(padded(NUM_FEATURES), dtype=np.float32)
+    sketched = np.zeros(padded(sketch.shape[1]), dtype=np.float32)
     num_cells = max(len(comparing.averages.centre_half), len(comparing.sketch.centre_half))
     distance = np.empty(num_cells, dtype=np.float32)
     half = np.empty(max(_longest_cell(comparing.averages), _longest_cell(comparing.sketch)), dtype=np.float32)
     found, nearest = np.empty(_NUM_VOTES, dtype=np.int64), np.empty(_NUM_VOTES, dtype=np.float32)
+    probed, least = np.empty(_NUM_PROBED, dtype=np.int64), np.empty(_NUM_PROBED, dtype=np.float32)
     has_sketches = len(comparing.sketch.centre_half) > 0
     for i in range(first, last):
         n, sink = _likeliest(vectors[i], context_len[i], sink_mass[i])
@@ -618,15 +649,16 @@ def compare_rows(
             by_sketch = by_sketch and not isnan(own_sketch[d])
         if by_sketch:
             cells = comparing.sketch
-            relative_row(own_sketch, n, comparing.sketch_mean, comparing.sketch_spread, sketched)
+            relative_row(own_sketch, n, comparing.sketch_mean, comparing.sketch_spread, sketched[: len(own_sketch)])
             x = sketched
         else:
             cells = comparing.averages
             even, _ = sink_free_row(vectors[i], n, sink, shares, histogram)
             features_row(vectors[i], n, sink, shares, histogram, even, features)
-            relative_row(features, n, comparing.averages_mean, comparing.averages_spread, averages)
+            relative_row(features, n, comparing.averages_mean, comparing.averages_spread, averages[:NUM_FEATURES])
             x = averages
-        count = _nearest_landmarks(cells, x, distance[: len(cells.centre_half)], half, found, nearest)
+        num_probed = _nearest_cells(cells, x, distance[: len(cells.centre_half)], probed, least)
+        count = _nearest_landmarks(cells, x, probed, num_probed, half, found, nearest)
         own = 0.0
         for d in range(len(x)):
             own += x[d] * x[d]
