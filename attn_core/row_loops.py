@@ -492,69 +492,128 @@ def likeliest_rows(vectors: F32, context_len: F64, sink_mass: F64) -> None:
         context_len[i], sink_mass[i] = _likeliest(vectors[i], context_len[i], sink_mass[i])
 
 
-@compiled_for_finite
-def _nearest_cells(cells: Cells, x: F32, distance: F32, probed: I64, least: F32) -> int:
-    """Fill `probed` and `least` [k] with the cells whose centres are nearest, ascending; returns how many there are.
+class _Work(NamedTuple):
+    """What a search works in; made once for many rows."""
 
-    Distances are as in `_nearest_landmarks`; `distance` [cells] is to work in.
+    values: F32
+    """Distances, room for the longest cells that can be probed and `_TILE` more."""
+    blocks: F32
+    """The least of each `LANES` values."""
+    tiles: F32
+    """The least of each `LANES` blocks."""
+    probed: I64
+    """[NUM_PROBED], cells."""
+    least: F32
+    """[NUM_PROBED]"""
+    begin: I64
+    """[NUM_PROBED + 1], where each probed cell begins among the values."""
+
+
+_TILE = LANES * LANES
+
+
+@compiled
+def _work_for(averages: Cells, sketch: Cells) -> _Work:
+    room = max(len(averages.centre_half), len(sketch.centre_half))
+    room = max(room, _NUM_PROBED * max(_longest_cell(averages), _longest_cell(sketch))) + 2 * _TILE
+    return _Work(
+        np.empty(room, dtype=np.float32),
+        np.empty(room // LANES + 1, dtype=np.float32),
+        np.empty(room // _TILE + 1, dtype=np.float32),
+        np.empty(_NUM_PROBED, dtype=np.int64),
+        np.empty(_NUM_PROBED, dtype=np.float32),
+        np.empty(_NUM_PROBED + 1, dtype=np.int64),
+    )
+
+
+@compiled_for_finite
+def _smallest(work: _Work, count: int, places: I64, out: F32) -> int:
+    """Fill `places` and `out` [k] with the least of `work.values[:count]`, ascending; returns how many there are.
+
+    The values are spent. A heap would be asked whether each value belongs into it, and each answer is a branch that
+    the processor cannot foretell; the least of eight needs none.
     """
-    num_cells = len(cells.centre_half)
-    for cell in range(num_cells):
-        distance[cell] = cells.centre_half[cell]
-    for d in range(0, len(x), 4):
-        x0, x1, x2, x3 = x[d], x[d + 1], x[d + 2], x[d + 3]
-        c0, c1, c2, c3 = cells.centre[d], cells.centre[d + 1], cells.centre[d + 2], cells.centre[d + 3]
-        for cell in range(num_cells):
-            distance[cell] -= x0 * c0[cell] + x1 * c1[cell] + x2 * c2[cell] + x3 * c3[cell]
-    count = 0
-    for cell in range(num_cells):
-        value = distance[cell]
-        if count == _NUM_PROBED and value >= least[_NUM_PROBED - 1]:
-            continue
-        if count < _NUM_PROBED:
-            count += 1
-        place = count - 1
-        while place > 0 and least[place - 1] > value:
-            least[place], probed[place] = least[place - 1], probed[place - 1]
-            place -= 1
-        least[place], probed[place] = value, cell
-    return count
+    values, blocks, tiles = work.values, work.blocks, work.tiles
+    num_tiles = (count + _TILE - 1) // _TILE
+    for place in range(count, num_tiles * _TILE):
+        values[place] = np.float32(inf)
+    for block in range(num_tiles * LANES):
+        blocks[block] = _least_of(values[block * LANES : (block + 1) * LANES])
+    for tile in range(num_tiles):
+        tiles[tile] = _least_of(blocks[tile * LANES : (tile + 1) * LANES])
+    for k in range(len(places)):
+        tile, low = 0, np.float32(inf)
+        for one in range(num_tiles):
+            low = min(low, tiles[one])
+        if not low < _PADDING:
+            return k
+        for one in range(num_tiles - 1, -1, -1):
+            tile = one if tiles[one] == low else tile
+        block = tile * LANES + _lane_of(blocks[tile * LANES : (tile + 1) * LANES], low)
+        part = values[block * LANES : (block + 1) * LANES]
+        lane = _lane_of(part, low)
+        places[k], out[k] = block * LANES + lane, low
+        part[lane] = np.float32(inf)
+        blocks[block] = _least_of(part)
+        tiles[tile] = _least_of(blocks[tile * LANES : (tile + 1) * LANES])
+    return len(places)
 
 
 @compiled_for_finite
-def _nearest_landmarks(cells: Cells, x: F32, probed: I64, num_probed: int, half: F32, found: I64, nearest: F32) -> int:
-    """Fill `found` and `nearest` [k] with the nearest landmarks of these cells; returns how many there are.
+def _least_of(part: F32) -> np.float32:
+    """The least of `LANES` values."""
+    a, b = min(part[0], part[1]), min(part[2], part[3])
+    c, d = min(part[4], part[5]), min(part[6], part[7])
+    found: np.float32 = min(min(a, b), min(c, d))
+    return found
+
+
+@compiled_for_finite
+def _lane_of(part: F32, low: np.float32) -> int:
+    """Which of `LANES` values this is, the first where several are."""
+    lane = 7
+    for one in range(6, -1, -1):
+        lane = one if part[one] == low else lane
+    return lane
+
+
+@compiled_for_finite
+def _nearest_landmarks(cells: Cells, x: F32, work: _Work, found: I64, nearest: F32) -> int:
+    """Fill `found` and `nearest` [k] with the nearest landmarks that are looked at; returns how many there are.
 
     `nearest` is ascending: |x - y|^2 / 2 less |x|^2 / 2, which is the same for every landmark y: its half squared
-    length less x . y. `half` [longest cell] is to work in; `x` is padded with zeros, as the columns are.
+    length less x . y. `x` is padded with zeros, as the columns are.
     """
-    dim = len(x)
-    count, k = 0, len(found)
+    num_cells, dim = len(cells.centre_half), len(x)
+    _half_distances(cells.centre_half, cells.centre, x, work.values)
+    num_probed = _smallest(work, num_cells, work.probed, work.least)
+    count = 0
     for i in range(num_probed):
-        first, last = cells.first[probed[i]], cells.first[probed[i] + 1]
-        size = last - first
-        # As arrays of their own: places that are counted from 0 need no look at whether they are negative.
-        block = cells.columns[first * dim : last * dim].reshape((dim, size))
-        own = cells.half[first:last]
-        for p in range(size):
-            half[p] = own[p]
-        for d in range(0, dim, 4):
-            x0, x1, x2, x3 = x[d], x[d + 1], x[d + 2], x[d + 3]
-            c0, c1, c2, c3 = block[d], block[d + 1], block[d + 2], block[d + 3]
-            for p in range(size):
-                half[p] -= x0 * c0[p] + x1 * c1[p] + x2 * c2[p] + x3 * c3[p]
-        for p in range(size):
-            value = half[p]
-            if (count == k and value >= nearest[k - 1]) or value >= _PADDING:
-                continue
-            if count < k:
-                count += 1
-            place = count - 1
-            while place > 0 and nearest[place - 1] > value:
-                nearest[place], found[place] = nearest[place - 1], found[place - 1]
-                place -= 1
-            nearest[place], found[place] = value, first + p
+        first, last = cells.first[work.probed[i]], cells.first[work.probed[i] + 1]
+        work.begin[i] = count
+        block = cells.columns[first * dim : last * dim].reshape((dim, last - first))
+        _half_distances(cells.half[first:last], block, x, work.values[count : count + last - first])
+        count += last - first
+    count = _smallest(work, count, found, nearest)
+    for k in range(count):
+        place, probe = found[k], 0
+        for i in range(1, num_probed):
+            probe = i if work.begin[i] <= place else probe
+        found[k] = cells.first[work.probed[probe]] + place - work.begin[probe]
     return count
+
+
+@compiled_for_finite
+def _half_distances(half: F32, columns: F32, x: F32, out: F32) -> None:
+    """Fill `out` with `half` less the products of x and the columns [d, len(half)]."""
+    count = len(half)
+    for p in range(count):
+        out[p] = half[p]
+    for d in range(0, len(x), 4):
+        x0, x1, x2, x3 = x[d], x[d + 1], x[d + 2], x[d + 3]
+        c0, c1, c2, c3 = columns[d], columns[d + 1], columns[d + 2], columns[d + 3]
+        for p in range(count):
+            out[p] -= x0 * c0[p] + x1 * c1[p] + x2 * c2[p] + x3 * c3[p]
 
 
 @compiled
@@ -635,11 +694,8 @@ def compare_rows(
     features = np.empty(NUM_FEATURES, dtype=np.float32)
     averages = np.zeros(padded(NUM_FEATURES), dtype=np.float32)
     sketched = np.zeros(padded(sketch.shape[1]), dtype=np.float32)
-    num_cells = max(len(comparing.averages.centre_half), len(comparing.sketch.centre_half))
-    distance = np.empty(num_cells, dtype=np.float32)
-    half = np.empty(max(_longest_cell(comparing.averages), _longest_cell(comparing.sketch)), dtype=np.float32)
+    work = _work_for(comparing.averages, comparing.sketch)
     found, nearest = np.empty(_NUM_VOTES, dtype=np.int64), np.empty(_NUM_VOTES, dtype=np.float32)
-    probed, least = np.empty(_NUM_PROBED, dtype=np.int64), np.empty(_NUM_PROBED, dtype=np.float32)
     has_sketches = len(comparing.sketch.centre_half) > 0
     for i in range(first, last):
         n, sink = _likeliest(vectors[i], context_len[i], sink_mass[i])
@@ -657,8 +713,7 @@ def compare_rows(
             features_row(vectors[i], n, sink, shares, histogram, even, features)
             relative_row(features, n, comparing.averages_mean, comparing.averages_spread, averages[:NUM_FEATURES])
             x = averages
-        num_probed = _nearest_cells(cells, x, distance[: len(cells.centre_half)], probed, least)
-        count = _nearest_landmarks(cells, x, probed, num_probed, half, found, nearest)
+        count = _nearest_landmarks(cells, x, work, found, nearest)
         own = 0.0
         for d in range(len(x)):
             own += x[d] * x[d]
