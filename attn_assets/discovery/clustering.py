@@ -16,6 +16,11 @@ from attn_assets.discovery.neighbours import Frame
 from attn_assets.discovery.spanning_tree import spanning_tree
 
 NOISE = -1
+GIANT_SHARE = 0.35
+LEAST_SPLIT, MOST_NOISE = 10, 0.4
+"""Excess of mass now and then prefers one cluster of most rows to the hundred within it, by a hair: another draw of the
+requests decides otherwise (docs/decisions/0023). A cluster of more than this share of the rows is given up for those
+within it, if there are so many and they leave no more rows in none. Two or three kinds that fill a window stay."""
 I32 = npt.NDArray[np.int32]
 F32 = npt.NDArray[np.float32]
 
@@ -53,7 +58,14 @@ def cluster_sample(space: F32, *, min_cluster_size: int, min_samples: int) -> Cl
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         # Rows that are identical have infinite density; hdbscan copes, NumPy mentions it.
         warnings.filterwarnings("ignore", category=RuntimeWarning)
-        found, _, persistence, _, _ = _tree_to_labels(space, label(edges), min_cluster_size)
+        tree = label(edges)
+        found, _, persistence, _, _ = _tree_to_labels(space, tree, min_cluster_size)
+        if _largest(found) > GIANT_SHARE * size:
+            split, _, kept, _, _ = _tree_to_labels(
+                space, tree, min_cluster_size, max_cluster_size=int(GIANT_SHARE * size)
+            )
+            if split.max() + 1 >= LEAST_SPLIT and (split < 0).mean() <= MOST_NOISE:
+                found, persistence = split, kept
     labels = found.astype(np.int32)
     num_clusters = int(labels.max(initial=NOISE)) + 1
     if num_clusters == 0:
@@ -63,6 +75,10 @@ def cluster_sample(space: F32, *, min_cluster_size: int, min_samples: int) -> Cl
         persistence=np.clip(np.nan_to_num(persistence), 0.0, 1.0).astype(np.float32),
         validity=relative_validity(labels, edges, num_clusters=num_clusters),
     )
+
+
+def _largest(labels: npt.NDArray[np.integer]) -> int:
+    return int(np.bincount(labels[labels >= 0]).max(initial=0))
 
 
 def relative_validity(labels: I32, edges: npt.NDArray[np.float64], *, num_clusters: int) -> float:

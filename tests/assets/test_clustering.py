@@ -149,3 +149,22 @@ def test_a_cluster_that_too_few_join_is_none_and_its_rows_vote_again():
 
 def rows_of(count):
     return np.arange(count)
+
+
+def test_one_giant_cluster_is_given_up_for_the_many_within_it():
+    """Twenty dense groups in one loose cloud, and a small cloud far away: excess of mass alone sees two clusters."""
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(0, 10, (20, 2))
+    groups = np.repeat(centres, 100, axis=0) + rng.normal(0, 0.35, (2000, 2))
+    cloud = rng.uniform(0, 10, (300, 2))
+    far = rng.normal(200, 0.5, (120, 2))
+    space = np.concatenate([groups, cloud, far]).astype(np.float32)
+    found = cluster_sample(space, min_cluster_size=20, min_samples=10)
+    assert found.num_clusters >= 10
+    assert np.bincount(found.labels[found.labels >= 0]).max() <= 0.35 * len(space)
+
+
+def test_two_kinds_that_fill_a_window_stay_two():
+    rng = np.random.default_rng(1)
+    space = np.concatenate([rng.normal(0, 1, (600, 2)), rng.normal(30, 1, (400, 2))]).astype(np.float32)
+    assert cluster_sample(space, min_cluster_size=20, min_samples=10).num_clusters == 2
