@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
+from attn_assets.discovery import clustering
 from attn_assets.discovery.clustering import NOISE, Clustering, cluster_sample, relative_validity
 from attn_assets.discovery.grouping import find_landmark_clusters, group, others_near, votes
 from attn_assets.discovery.neighbours import Frame
@@ -151,17 +152,17 @@ def rows_of(count):
     return np.arange(count)
 
 
-def test_one_giant_cluster_is_given_up_for_the_many_within_it():
-    """Twenty dense groups in one loose cloud, and a small cloud far away: excess of mass alone sees two clusters."""
+def test_one_giant_cluster_is_given_up_for_the_many_within_it(monkeypatch):
+    """25 groups that touch, and one far away: excess of mass sees the far one and all the rest."""
     rng = np.random.default_rng(0)
-    centres = rng.uniform(0, 10, (20, 2))
-    groups = np.repeat(centres, 100, axis=0) + rng.normal(0, 0.35, (2000, 2))
-    cloud = rng.uniform(0, 10, (300, 2))
-    far = rng.normal(200, 0.5, (120, 2))
-    space = np.concatenate([groups, cloud, far]).astype(np.float32)
+    centres = np.stack(np.meshgrid(np.arange(5) * 3.0, np.arange(5) * 3.0), axis=-1).reshape(-1, 2)
+    groups = np.repeat(centres, 60, axis=0) + rng.normal(0, 0.7, (1500, 2))
+    space = np.concatenate([groups, rng.normal(300, 0.5, (120, 2))]).astype(np.float32)
     found = cluster_sample(space, min_cluster_size=20, min_samples=10)
-    assert found.num_clusters >= 10
+    assert 20 <= found.num_clusters <= 30
     assert np.bincount(found.labels[found.labels >= 0]).max() <= 0.35 * len(space)
+    monkeypatch.setattr(clustering, "GIANT_SHARE", 1.0)
+    assert cluster_sample(space, min_cluster_size=20, min_samples=10).num_clusters == 2
 
 
 def test_two_kinds_that_fill_a_window_stay_two():
