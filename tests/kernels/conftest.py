@@ -255,6 +255,10 @@ def sink() -> Iterator[Sink]:
     listening.close()
 
 
+SERVED_MODEL = "model-under-test"
+"""The name under which the capturing server serves: one for which no head projection comes with the package."""
+
+
 @pytest.fixture(scope="session")
 def servers(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
     """The capturing server and the stock one, started side by side: on two cores that takes little longer than one.
@@ -268,7 +272,7 @@ def servers(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     capturing = ["--return-attention-tokens", "--attention-tokens-top-k", "16"]
     capturing += ["--attention-tokens-publish", sink.address, "--attention-tokens-spool-dir", str(logs / "spool")]
     capturing += ["--enable-metrics", "--attention-head-projection-dir", str(logs / "heads")]
-    capturing += ["--attention-head-sample", "1"]
+    capturing += ["--attention-head-sample", "1", "--served-model-name", SERVED_MODEL]
     retracting = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "9"}
     with contextlib.ExitStack() as stack:
         started = [

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import MODEL, Server, Sink
+from conftest import SERVED_MODEL, Server, Sink
 from test_exactness import LAYERS, eager_attention
 from test_prompt_tokens import prompt_ids
 
@@ -27,7 +27,7 @@ def make_projection(seed: int, *, layers: tuple[int, ...] = LAYERS) -> HeadProje
     draw = np.random.default_rng(seed)
     rows = len(layers) * NUM_HEADS * NUM_HEAD_FIGURES
     return HeadProjection(
-        model=MODEL.name,
+        model=SERVED_MODEL,
         layers=layers,
         num_heads=NUM_HEADS,
         matrix=draw.normal(scale=0.02, size=(rows, NUM_COLUMNS)).astype(np.float32),
