@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
+from attn_assets.discovery.frame import AVERAGES
 from attn_assets.discovery.unclear import note_of
 from attn_core.bundle import Bundle
 from attn_core.zones import ZONES
@@ -53,8 +56,21 @@ def summary(bundle: Bundle) -> str:
         tokens = " ".join(json.dumps(text, ensure_ascii=False) for text in row["tokens"] or [])
         lines.append(f"{row['cluster_label']:14s} {figures_of}")
         lines += [f"{'':14s} {tokens}"] if tokens else []
+    lines += ["", _rests_on(manifest)]
     noise = manifest["noise_share"]
     figures = [f"{total:,} fingerprints", f"{len(clusters)} clusters", f"{noise:.1%} noise"]
     named = (("trustworthiness", "trustworthiness"), ("cluster_agreement", "classifier agrees"), ("ece", "ECE"))
     figures += [f"{name} {metrics[key]:.3f}" for key, name in named if key in metrics]
     return "\n".join([*lines, "", ", ".join(figures)])
+
+
+def _rests_on(manifest: Mapping[str, Any]) -> str:
+    total, sketched = manifest["num_fingerprints"], manifest["metrics"].get("num_with_sketch", 0)
+    if manifest["rests_on"] == AVERAGES:
+        return (
+            "The map rests on averages over heads, which are one continuum: expect few clusters. Once the model has a "
+            "head projection (docs/discovery.md) it rests on the single heads."
+        )
+    return f"The map rests on the head sketches of {sketched:,} rows" + (
+        "." if sketched == total else f"; the other {total - sketched:,} have none and are placed by their averages."
+    )

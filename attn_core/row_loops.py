@@ -239,13 +239,17 @@ def features_rows(vectors: F32, context_len: F64, sink_mass: F64, out: F32) -> N
 
 
 @compiled
+def _knot_below(n: float, first_ln_n: float, ln_n_step: float, count: int) -> tuple[int, float]:
+    """The knot below this context length and how far towards the next it lies, 0..1."""
+    at = min(max((log(max(n, 1.0)) - first_ln_n) / ln_n_step, 0.0), float(count - 1))
+    low = min(int(at), count - 2)
+    return low, at - low
+
+
+@compiled
 def relative_row(values: F32, n: float, mean: F64, spread: F64, out: F32) -> None:
     """Fill `out` [d] with how far each value lies from the usual one at this length (`attn_core.usual`)."""
-    at = (log(max(n, 1.0)) - _FIRST_LN_N) / _LN_N_STEP
-    last = mean.shape[1] - 1
-    at = min(max(at, 0.0), float(last))
-    low = min(int(at), last - 1)
-    part = at - low
+    low, part = _knot_below(n, _FIRST_LN_N, _LN_N_STEP, mean.shape[1])
     for c in range(len(values)):
         usual = mean[c, low] + (mean[c, low + 1] - mean[c, low]) * part
         z = (values[c] - usual) / (spread[c, low] + (spread[c, low + 1] - spread[c, low]) * part)
@@ -298,11 +302,7 @@ def _evidence_row(
     formula: Formula, n: float, shares: F64, evenness: float, left: float, period: float, out: F64
 ) -> None:
     """Fill `out` [NUM_EVIDENCE], but for the heads' columns. NaN for `period`: as usual."""
-    at = (log(n) - formula.first_ln_n) / formula.ln_n_step
-    last = formula.mean.shape[1] - 1
-    at = min(max(at, 0.0), float(last))
-    low = min(int(at), last - 1)
-    part = at - low
+    low, part = _knot_below(n, formula.first_ln_n, formula.ln_n_step, formula.mean.shape[1])
     empty = left <= _LEAST_MASS
     for c in range(5):
         mean = formula.mean[c, low] + (formula.mean[c, low + 1] - formula.mean[c, low]) * part
@@ -407,10 +407,7 @@ def _longest_seen(vector: F32) -> tuple[float, float, float]:
 @compiled
 def _heads_row(formula: Formula, n: float, heads: F32, out: F64) -> None:
     """Fill the heads' columns of `out`: how far from usual their evidence lies; 0 where there is none."""
-    at = (log(max(n, 1.0)) - formula.first_ln_n) / formula.ln_n_step
-    at = min(max(at, 0.0), float(formula.head_mean.shape[1] - 1))
-    low = min(int(at), formula.head_mean.shape[1] - 2)
-    part = at - low
+    low, part = _knot_below(n, formula.first_ln_n, formula.ln_n_step, formula.head_mean.shape[1])
     for zone in range(_NUM_ZONES):
         mean = formula.head_mean[zone, low] + (formula.head_mean[zone, low + 1] - formula.head_mean[zone, low]) * part
         spread = formula.head_spread[zone, low]

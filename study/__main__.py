@@ -42,6 +42,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="maps that are made (default: %(default)s)")
     parser.add_argument("--reuse", action="store_true", help="measure what is in the folder already: ask nothing")
     parser.add_argument("--first-port", type=int, default=31000, help="of four (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "docs" / "fidelity.md", help="the page (default: %(default)s)"
+    )
     args = parser.parse_args()
     first = args.first_port
     ports = Ports(server=first, sidecar=first + 1, zmq=first + 2, dagster=first + 3)
@@ -53,14 +56,14 @@ def main() -> int:
             return 2
         print("  answers are there; maps are made and judged", file=sys.stderr, flush=True)
         figures = measure(args.folder, seeds=args.seeds)
-        write_report(ROOT / "docs" / "fidelity.md", figures, clusters_in_words(args.folder))
+        write_report(args.output, figures, clusters_in_words(args.folder))
     except DemoError as error:
         print(f"study: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nstudy: stopped; docs/fidelity.md is as it was", file=sys.stderr)
+        print("\nstudy: stopped; no page was written", file=sys.stderr)
         return 130
-    print(f"written: {ROOT / 'docs' / 'fidelity.md'}")
+    print(f"written: {args.output}")
     return 0
 
 

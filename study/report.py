@@ -37,8 +37,9 @@ matrices of two halves of the answers share {stability:.0%} of their space.
   a cluster both times.
 - *Requests*: adjusted mutual information of twelve groups of requests (k-means of what their map rests on) with the
   families of prompts.
-- *Zones*: macro-F1 of whole answers over five zones, by prompts of unseen wording; and for how many of their
-  families the expected zone is the one that is over-represented most.
+- *Zones*: macro-F1 of whole answers over five zones, by prompts of unseen wording; and for which share of their
+  families the expected zone is the one that is over-represented most. By the shipped formula with what is usual in
+  this window, without a calibration, and from the averages over heads alone: no specialist heads are chosen yet.
 
 ## The largest clusters
 
@@ -69,7 +70,7 @@ _ROWS = (
     _Row("bootstrap_ari", "bootstrap adjusted Rand index", "≥ 0.7", least=0.7),
     _Row("requests_ami", "requests: AMI with the family", "≥ 0.35", least=0.35),
     _Row("macro_f1_unseen", "zones: macro-F1 on unseen wording", "≥ 0.55", least=0.55),
-    _Row("families_right", "zones: families of unseen wording whose zone stands out", "9 in 10"),
+    _Row("families_right", "zones: share of families of unseen wording whose zone stands out", "≥ 0.9", least=0.9),
 )
 
 
@@ -82,8 +83,6 @@ def write_report(path: Path, figures: Mapping[str, Interval], clusters: Sequence
     for row in _ROWS:
         value = figures[row.name]
         shown = str(value)
-        if row.name == "families_right":
-            shown = f"{value.value:.0f} of {figures['families'].value:.0f}"
         missed = (row.most is not None and value.value > row.most) or (
             row.least is not None and value.value < row.least
         )

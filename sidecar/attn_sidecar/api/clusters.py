@@ -45,7 +45,7 @@ class ZoneEvidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TypicalFingerprint(msgspec.Struct, frozen=True, kw_only=True):
-    """Quantiles of each number over the cluster's prototypes (points that stand for it, spread evenly over it)."""
+    """Quantiles of each number over the cluster's prototypes (real tokens, spread over it)."""
 
     names: list[str]
     p10: list[float]

@@ -218,7 +218,7 @@ class _Figures(Collector):
             ("novelty_expected_ratio", "The same share among the run's own held-out rows", figures.novelty_expected),
             ("novelty_excess_ratio", "Novelty beyond the expected one", figures.novelty_excess),
             ("drift_radii", "How far the clusters' points have moved, in cluster radii", figures.drift),
-            ("followed_shift_radii", "How far the followed prototypes have moved", figures.followed_shift),
+            ("followed_shift_radii", "How far the followed centres of the clusters have moved", figures.followed_shift),
             ("early_run_requested", "1 while an early run is asked for", float(figures.early_run_reason is not None)),
         )
         for name, text, value in shown:
